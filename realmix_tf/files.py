@@ -1,0 +1,214 @@
+"""Files that appear under their names only when complete, and locks.
+
+Every output of the project goes through this module: written under a temporary name in the same
+folder, flushed to the disk, renamed, and the folder flushed too. A reader therefore sees either
+the whole file or none, also after a kill or a power cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from realmix_tf.errors import DataError, RealmixError, ResourceError
+
+TEMPORARY_PREFIX = ".tmp-"
+
+_RESOURCE_ERRNOS = {
+    errno.ENOSPC: "no space left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "operation not permitted",
+    errno.EMFILE: "too many open files",
+    errno.ENOMEM: "out of memory",
+    errno.EFBIG: "the file grew past a size limit",
+}
+
+
+def resource_error(error: OSError, path: object) -> RealmixError:
+    """Turns an ``OSError`` into the error a user reads, naming ``path``."""
+    if isinstance(error, FileNotFoundError):
+        return DataError("there is no such file or folder", path, "check the path")
+    reason = _RESOURCE_ERRNOS.get(error.errno or 0, error.strerror or str(error))
+    remedy = "free some space or choose another folder" if error.errno == errno.ENOSPC else ""
+    return ResourceError(reason, path, remedy)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name in the same folder as ``path`` that this process alone uses."""
+    return path.with_name(f"{TEMPORARY_PREFIX}{path.name}.{os.getpid()}")
+
+
+def sync_directory(path: Path) -> None:
+    """Flushes a folder's entries to the disk, so that a rename survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Opens a binary file that becomes ``path`` when the block ends without an exception.
+
+    Raises:
+      ResourceError: the disk is full, read-only, or may not be written; nothing is left behind.
+    """
+    target = Path(path)
+    temporary = temporary_beside(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+        sync_directory(target.parent)
+    except OSError as error:
+        raise resource_error(error, target) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes UTF-8 text atomically."""
+    with atomic_write(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+def json_text(value: Any, indent: int | None = 2) -> str:
+    """JSON with sorted keys; non-finite numbers become ``null`` (JSON has no NaN)."""
+    return json.dumps(_finite(value), indent=indent, sort_keys=True, allow_nan=False)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Writes ``value`` as JSON atomically, with sorted keys and a final newline."""
+    write_text(path, json_text(value) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+      DataError: the file is missing, cut short or not JSON.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except OSError as error:
+        raise resource_error(error, path) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"this is not a readable JSON file: {error}", path) from error
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's content in hexadecimal."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise resource_error(error, path) from error
+    return digest.hexdigest()
+
+
+def require_space(folder: str | os.PathLike[str], needed_bytes: int, purpose: str) -> None:
+    """Refuses work whose output cannot fit.
+
+    Raises:
+      ResourceError: fewer than ``needed_bytes`` are free where ``folder`` is or will be.
+    """
+    existing = Path(folder).absolute()
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    if free < needed_bytes:
+        raise ResourceError(
+            f"{purpose} needs about {human_bytes(needed_bytes)} but only {human_bytes(free)} is free",
+            folder,
+            "free some space or choose another folder",
+        )
+
+
+def human_bytes(count: float) -> str:
+    """``1536`` → ``1.5 KiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if count < 1024 or unit == "TiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError("unreachable")
+
+
+class FolderLock:
+    """One writer per folder: a lock file that names its holder and vanishes with its process.
+
+    The kernel's advisory lock is what counts, so a lock left by a killed process never blocks.
+
+    Args:
+      folder: the folder to own; created if missing.
+
+    Raises:
+      ResourceError: on entering, when another process holds the lock; it names that process.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self._path = Path(folder) / ".lock"
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> FolderLock:
+        import fcntl
+
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(self._path, "a+", encoding="utf-8")
+        except OSError as error:
+            raise resource_error(error, self._path) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read(200).strip() or "another process"
+            file.close()
+            raise ResourceError(
+                f"this folder is in use by {holder}",
+                self._path.parent,
+                "wait for it to end, or choose another folder",
+            ) from error
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        self._file = file
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.truncate(0)
+            self._file.close()
+            self._file = None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _finite(value.tolist())
+    return value

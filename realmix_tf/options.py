@@ -1,0 +1,51 @@
+"""Documented, range-checked dataclass fields: the options of methods, networks and training.
+
+A command turns each field into a flag, the Python API takes them as keywords; the help text and
+the allowed range stand in one place.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import field
+from typing import Any
+
+from realmix_tf.errors import UsageError
+
+
+def option(
+    default: Any,
+    help: str,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A documented field of a ``Config``; it becomes a flag with this help, checked to its range.
+
+    Args:
+      default: value when the flag is not given; its type is the flag's.
+      help: one sentence with the unit.
+      low, high: inclusive bounds of a number.
+      choices: allowed words.
+    """
+    metadata = {"help": help, "low": low, "high": high, "choices": choices}
+    return field(default=default, metadata=metadata)
+
+
+def check_options(config: Any) -> None:
+    """Checks a ``Config`` against the bounds its fields declare.
+
+    Raises:
+      UsageError: a value out of range; the message names the option and the range.
+    """
+    for name, item in type(config).__dataclass_fields__.items():
+        value, rules = getattr(config, name), item.metadata
+        low, high, choices = rules.get("low"), rules.get("high"), rules.get("choices")
+        if choices and value not in choices:
+            raise UsageError(f"{value!r} is not possible here", f"--{name}", " or ".join(choices))
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            above = low is None or value >= low
+            below = high is None or value <= high
+            if not (above and below and math.isfinite(value)):
+                bounds = f"from {'−∞' if low is None else low} to {'∞' if high is None else high}"
+                raise UsageError(f"{value!r} is out of range", f"--{name}", f"a number {bounds}")
