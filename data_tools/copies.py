@@ -1,0 +1,265 @@
+"""Augmented copies of the unlabelled images, streamed: memory does not grow with their number."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_tools.build import Progress, writable
+from data_tools.ordering import KeyedPermutation
+from realmix_tf.augment.names import POLICY_NAMES
+from realmix_tf.data.images import decode_pngs, encode_pngs
+from realmix_tf.data.manifest import provenance
+from realmix_tf.data.names import DatasetName
+from realmix_tf.data.records import (
+    RecordReader,
+    RecordWriter,
+    encode_rest,
+    encode_with,
+    frame_of,
+    refuse_existing,
+)
+from realmix_tf.errors import DataError, UsageError
+from realmix_tf.files import read_json, require_space
+
+if TYPE_CHECKING:
+    from realmix_tf.augment.policies import Policy
+
+COMMAND = "make_aug_copy"
+# Copies made at a time by each thread: enough for TensorFlow's overhead not to count, little
+# enough for memory.
+BLOCK_BYTES = 2 << 20
+# Decoded originals are held in memory up to this size, else decoded again for every copy.
+HELD_BYTES = 512 << 20
+
+
+@dataclass(frozen=True)
+class CopyOptions:
+    """What to copy and how.
+
+    Attributes:
+      data_dir: folder of the datasets.
+      name: the split, without copies.
+      copies: augmented copies of every unlabelled record, at least 1.
+      augment: a weak policy of ``realmix_tf.augment``.
+      seed: of the order and of the augmentation.
+      unlabel_size: records the unlabelled file must have; None for any.
+      overwrite: replace existing copies.
+    """
+
+    data_dir: Path
+    name: DatasetName
+    copies: int
+    augment: str
+    seed: int = 1
+    unlabel_size: int | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class CopyResult:
+    """What was written: the file, its records and bytes; and the records copied from."""
+
+    file: Path
+    records: int
+    bytes: int
+    sources: int
+    notes: tuple[str, ...]
+
+
+def make_copies(options: CopyOptions) -> CopyResult:
+    """Writes ``<ds>_aug<N>.<seed>@<labels>-unlabel.tfrecord`` beside the split.
+
+    Position p of the output holds copy k of record r, where r·copies + k is p under a keyed
+    permutation; the random numbers of its augmentation belong to that position too. A copy keeps
+    ``label``, ``labeled`` and ``name``, and its ``source`` is the record's id in the split's map
+    (its position in the unlabelled file where there is no map).
+
+    Raises:
+      UsageError: unknown policy, impossible numbers, or the copies exist.
+      DataError: the split is missing or damaged.
+      ResourceError: the copies do not fit on the disk.
+    """
+    if options.copies < 1:
+        raise UsageError(f"--aug_copy is {options.copies}", "", "at least 1")
+    if options.name.copies is not None:
+        raise UsageError(
+            "copies are made from a split without copies", str(options.name.split),
+            f"--aug_dataset={options.name.without_copies().split}",
+        )  # fmt: skip
+    if options.augment not in POLICY_NAMES:
+        raise UsageError(
+            f"there is no augmentation policy {options.augment!r}",
+            "--augment",
+            " or ".join(POLICY_NAMES),
+        )
+    parent = options.name.unlabel_file(options.data_dir)
+    output = options.name.with_copies(options.copies).unlabel_file(options.data_dir)
+    if not options.overwrite:
+        refuse_existing(output)
+    writable(output.parent)
+    with RecordReader(parent) as reader:
+        notes = (
+            [] if reader.manifest else [f"{parent.name}: no manifest, so labels are taken as true"]
+        )
+        count = len(reader)
+        if options.unlabel_size not in (None, count):
+            raise DataError(
+                f"--unlabel_size is {options.unlabel_size}, the file has {count} records",
+                parent,
+                f"--unlabel_size={count}, or leave it out",
+            )
+        if not count:
+            raise DataError("there is nothing to copy, the file has no records", parent)
+        # Augmented pictures compress a little worse than the originals.
+        estimate = int(reader.sizes().sum() * 1.1) * options.copies
+        require_space(output.parent, estimate, f"{count * options.copies} copies")
+        sources = _sources(reader, options)
+        origin = provenance(
+            f"{COMMAND} --aug_dataset={options.name.split} --aug_copy={options.copies} "
+            f"--augment={options.augment} --seed={options.seed}",
+            seed=options.seed,
+            parents=[parent],
+            more={"augment": options.augment, "copies": options.copies},
+        )
+        total = count * options.copies
+        with (
+            RecordWriter(
+                output,
+                dataset=options.name.dataset,
+                role="unlabel",
+                classes=reader.classes,
+                shape=reader.image_shape,
+                provenance=origin,
+                overwrite=options.overwrite,
+            ) as writer,
+            Progress(total, "copies", "copying") as progress,
+        ):
+            for frames, labels in _blocks(reader, sources, options):
+                for frame, label in zip(frames, labels, strict=True):
+                    writer.write_frame(frame, label)
+                progress.add(len(frames))
+    return CopyResult(output, writer.records, writer.bytes, count, tuple(notes))
+
+
+def _sources(reader: RecordReader, options: CopyOptions) -> NDArray[np.int64]:
+    """The ids of the unlabelled records in the split's input."""
+    path = options.name.map_file(options.data_dir)
+    if not path.exists():
+        return np.arange(len(reader))
+    mapping = read_json(path)
+    ids = mapping.get("unlabel") if isinstance(mapping, dict) else None
+    if (
+        not isinstance(ids, list)
+        or len(ids) != len(reader)
+        or not all(type(i) is int and i >= 0 for i in ids)
+    ):
+        raise DataError(
+            f"the map does not list the {len(reader)} records of {reader.path.name}",
+            path,
+            "make the split again",
+        )
+    return np.array(ids, np.int64)
+
+
+def _blocks(
+    reader: RecordReader, sources: NDArray[np.int64], options: CopyOptions
+) -> Iterator[tuple[list[bytes], list[int]]]:
+    """Frames and labels of the copies in the order of the output, a block at a time."""
+    from realmix_tf.augment.policies import get_policy
+
+    policy = get_policy(options.augment)
+    height, width, channels = reader.image_shape
+    if min(height, width) < policy.min_size:
+        raise UsageError(
+            f"the policy {options.augment!r} needs images of at least {policy.min_size} pixels, "
+            f"these are {height}x{width}",
+            "--augment",
+            "another policy",
+        )
+    total = len(reader) * options.copies
+    permutation = KeyedPermutation(total, options.seed, "make_aug_copy/order")
+    block = max(BLOCK_BYTES // (height * width * channels), 1)
+    originals = _Originals(reader, sources)
+    workers = os.cpu_count() or 1
+    waiting: deque[Future[tuple[list[bytes], list[int]]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for first in range(0, total, block):
+                positions = np.arange(first, min(first + block, total))
+                rows = permutation(positions) // options.copies
+                waiting.append(
+                    pool.submit(_copy_block, originals, policy, rows, first, options.seed)
+                )
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+class _Originals:
+    """The images that are copied, decoded once where they fit, and the rest of their records.
+
+    What it holds grows with the number of images, not with the number of copies.
+    """
+
+    def __init__(self, reader: RecordReader, sources: NDArray[np.int64]) -> None:
+        self._reader = reader
+        self.labels = reader.labels
+        self.rests: list[bytes] = []
+        for i, source in enumerate(sources.tolist()):
+            record = reader.record(i)
+            self.rests.append(
+                encode_rest(record.label, labeled=record.labeled, source=source, name=record.name)
+            )
+        self._held: NDArray[np.uint8] | None = None
+        shape = (len(reader), *reader.image_shape)
+        if int(np.prod(shape)) <= HELD_BYTES:
+            self._held = np.empty(shape, np.uint8)
+            for first in range(0, len(reader), 1024):
+                rows = np.arange(first, min(first + 1024, len(reader)))
+                self._held[rows] = self._decode(rows)
+
+    def images(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """uint8 [n, height, width, channels]."""
+        return self._decode(rows) if self._held is None else self._held[rows]
+
+    def _decode(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        try:
+            images = decode_pngs([self._reader.image(i) for i in rows.tolist()])
+        except DataError as error:
+            if not error.where.isdigit():
+                raise
+            where = f"{self._reader.path}, record {rows[int(error.where)]}"
+            raise DataError(error.what, where, "build this file again") from error
+        if images.shape[1:] != self._reader.image_shape:
+            raise DataError("images of different sizes", self._reader.path, "build it again")
+        return images
+
+
+def _copy_block(
+    originals: _Originals, policy: Policy, rows: NDArray[np.int64], first: int, seed: int
+) -> tuple[list[bytes], list[int]]:
+    import tensorflow as tf
+
+    from realmix_tf.randomness import uniforms
+
+    with tf.device("/CPU:0"):
+        numbers = uniforms(seed, f"{COMMAND}/augment", first, len(rows), policy.width)
+        augmented = policy(tf.constant(originals.images(rows)), numbers).numpy()
+    frames = [
+        frame_of(encode_with(png, originals.rests[i]))
+        for png, i in zip(encode_pngs(augmented), rows.tolist(), strict=True)
+    ]
+    return frames, originals.labels[rows].tolist()
