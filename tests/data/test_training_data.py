@@ -1,0 +1,178 @@
+"""What training reads from a dataset's name, and that nothing leaks between the sets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import squares
+
+from realmix_tf.data.names import DatasetName
+from realmix_tf.data.records import RecordReader
+from realmix_tf.data.training_data import DataSettings, load_training_data
+from realmix_tf.errors import DataError, UsageError
+
+
+def load(folder: Path, name: str, **more):
+    return load_training_data(DataSettings(DatasetName.parse(name), folder, **more))
+
+
+def hashes(store) -> set[bytes]:
+    return {image.tobytes() for image in store.images()}
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Path:
+    return squares.write_split(tmp_path)
+
+
+def test_sets_of_a_split_share_no_image_and_lose_none(split: Path) -> None:
+    data = load(split, "squares.1@12-10")
+    assert data.counts() == {"labeled": 12, "unlabeled": 98, "valid": 10, "test": 60}
+    sets = [hashes(s) for s in (data.labeled, data.unlabeled, data.valid, data.test)]
+    assert sum(map(len, sets)) == 180
+    assert len(set.union(*sets)) == 180
+
+
+def test_validation_is_the_first_truly_labeled_of_the_unlabeled_file(split: Path) -> None:
+    data = load(split, "squares.1@12-10")
+    images, truth = squares.pictures(120, 1)
+    order = [i for i in range(12, 120) if (i - 12) % 3 != 0][:10]
+    np.testing.assert_array_equal(data.valid.images(), images[order])
+    np.testing.assert_array_equal(data.valid.labels, truth[order])
+
+
+def test_copies_of_validation_images_are_never_trained_on(split: Path) -> None:
+    with RecordReader(split / "SSL/squares.1@12-unlabel.tfrecord") as reader:
+        count = len(reader)
+    images, _ = squares.pictures(120, 1)
+    ids = np.repeat(np.arange(12, 12 + count), 3)
+    copies = images[ids] // 2
+    squares.write(
+        split / "SSL/squares_aug3.1@12-unlabel.tfrecord",
+        copies,
+        np.full(len(ids), -1),
+        "unlabel",
+        sources=ids,
+    )
+    data = load(split, "squares_aug3.1@12-10")
+    held_out = {(image // 2).tobytes() for image in data.valid.images()}
+    assert data.counts()["unlabeled"] == 3 * (count - 10)
+    assert not held_out & hashes(data.unlabeled)
+    np.testing.assert_array_equal(
+        data.valid.images(), load(split, "squares.1@12-10").valid.images()
+    )
+
+
+def test_copies_that_do_not_name_their_source_are_refused_with_validation(split: Path) -> None:
+    images, _ = squares.pictures(9, 5)
+    squares.write(
+        split / "SSL/squares_aug1.1@12-unlabel.tfrecord", images, np.full(9, -1), "unlabel"
+    )
+    assert load(split, "squares_aug1.1@12-0").counts()["unlabeled"] == 9
+    with pytest.raises(DataError, match="do not say which image"):
+        load(split, "squares_aug1.1@12-10")
+
+
+def test_the_baseline_name_divides_the_train_file(split: Path) -> None:
+    data = load(split, "squares-30", need_unlabeled=False)
+    images, _ = squares.pictures(120, 1)
+    np.testing.assert_array_equal(data.valid.images(), images[:30])
+    np.testing.assert_array_equal(data.labeled.images(), images[30:])
+    with pytest.raises(UsageError, match="reads unlabelled images"):
+        load(split, "squares-30")
+
+
+def test_records_without_a_true_label_never_count_as_labeled(tmp_path: Path) -> None:
+    images, truth = squares.pictures(30, 1)
+    truth[10:] = -1
+    squares.write(tmp_path / "squares-train.tfrecord", images, truth, "train")
+    squares.write(tmp_path / "squares-test.tfrecord", *squares.pictures(9, 2), "test")
+    data = load(tmp_path, "squares-4", need_unlabeled=False)
+    assert data.counts() == {"labeled": 6, "unlabeled": 0, "valid": 4, "test": 9}
+    with pytest.raises(UsageError, match="only 10 have a true label"):
+        load(tmp_path, "squares-11", need_unlabeled=False)
+
+
+def test_images_read_from_the_file_equal_those_in_memory(split: Path) -> None:
+    held, read = (load(split, "squares.1@12-10", in_memory=flag) for flag in (True, False))
+    assert held.unlabeled.in_memory
+    assert not read.unlabeled.in_memory
+    np.testing.assert_array_equal(held.unlabeled.images(), read.unlabeled.images())
+    np.testing.assert_array_equal(held.unlabeled.images(5, 9), read.unlabeled.images(5, 9))
+    import tensorflow as tf
+
+    chosen = tf.constant([7, 0, 97, 7], tf.int64)
+    for data in (held, read):
+        dataset = tf.data.Dataset.from_tensors(chosen).map(data.unlabeled.gather)
+        np.testing.assert_array_equal(
+            next(iter(dataset)).numpy(), held.unlabeled.images()[chosen.numpy()]
+        )
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"num_classes": 5}, "--nclass is 5 but the data have 3 classes"),
+        ({"image_size": 32}, "--img_size is 32 but the images are 8×8"),
+    ],
+)
+def test_expectations_that_do_not_fit_the_data_are_refused(split: Path, more, words) -> None:
+    with pytest.raises(UsageError, match=words):
+        load(split, "squares.1@12-10", **more)
+
+
+def test_a_missing_file_is_named_with_the_command_that_makes_it(split: Path) -> None:
+    (split / "SSL/squares.1@12-unlabel.tfrecord").unlink()
+    with pytest.raises(DataError, match=r"squares\.1@12-unlabel\.tfrecord.*create_split"):
+        load(split, "squares.1@12-10")
+    assert load(split, "squares.1@12-0", need_unlabeled=False).counts()["labeled"] == 12
+
+
+def test_sets_of_different_classes_do_not_mix(split: Path) -> None:
+    squares.write(
+        split / "squares-test.tfrecord", *squares.pictures(9, 2), "test", classes=("a", "b", "c")
+    )
+    with pytest.raises(DataError, match="disagree on image size or classes"):
+        load(split, "squares.1@12-10")
+
+
+def test_files_without_manifests_are_read_and_that_is_said(split: Path) -> None:
+    for manifest in split.rglob("*.tfrecord.json"):
+        manifest.unlink()
+    data = load(split, "squares.1@12-10")
+    assert data.classes == ("0", "1", "2")
+    assert data.shape == (8, 8, 3)
+    assert any("has no manifest" in note for note in data.notes)
+    assert load(split, "squares.1@12-10", num_classes=4).classes == ("0", "1", "2", "3")
+
+
+def test_a_class_mapping_renames_and_must_be_complete(split: Path, tmp_path: Path) -> None:
+    mapping = tmp_path / "names.json"
+    mapping.write_text(json.dumps({"0": "rot", "1": "grün", "2": "blau"}))
+    assert load(split, "squares.1@12-10", class_mapping=str(mapping)).classes[1] == "grün"
+    mapping.write_text(json.dumps({"0": "rot", "3": "blau"}))
+    with pytest.raises(DataError, match="does not name the ids 0 to 2"):
+        load(split, "squares.1@12-10", class_mapping=str(mapping))
+
+
+def test_a_record_that_is_no_png_of_the_right_size_is_named(split: Path) -> None:
+    images, truth = squares.pictures(12, 1)
+    wide = np.zeros((8, 9, 3), np.uint8)
+    from realmix_tf.data.records import RecordWriter, encode_example
+
+    with RecordWriter(
+        split / "SSL/squares.1@12-label.tfrecord",
+        dataset="squares",
+        role="label",
+        classes=squares.CLASSES,
+        shape=(8, 8, 3),
+        provenance={},
+        overwrite=True,
+    ) as writer:
+        for image, label in zip(images, truth, strict=True):
+            writer.write(encode_example(squares.png(image if label else wide), int(label)))
+    with pytest.raises(DataError, match=r"record 0.*label\.tfrecord|label\.tfrecord.*record 0"):
+        load(split, "squares.1@12-10")
