@@ -1,0 +1,243 @@
+"""One update, its state, and the loop on the device that runs many of them a call.
+
+Order of an update: gradients → optimiser → decay of kernels → method state → averaged weights.
+The same code runs on one device and on several: every loss term is a replica's share of a mean over
+the global batch, so the optimiser may add the replicas' gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from realmix_tf.methods.base import Batch, Method, StepResult
+from realmix_tf.nets.build import build_network
+from realmix_tf.nets.spec import NetworkSpec
+from realmix_tf.randomness import key
+from realmix_tf.training.settings import TrainSettings
+
+_ADAM_EPSILON = 1e-8  # TensorFlow 1's default, which the published results were made with
+
+
+class StepContext:
+    """``realmix_tf.methods.base.Context`` inside one replica's step."""
+
+    def __init__(
+        self,
+        update: tf.Tensor,
+        settings: TrainSettings,
+        state: Mapping[str, tf.Variable],
+        replicas: int,
+    ) -> None:
+        self.images = tf.cast(update, tf.float32) * settings.batch
+        self.progress = tf.cast(update, tf.float32) / settings.total_updates
+        self.state = state
+        self._update, self._seed, self._replicas = update, settings.seed, replicas
+
+    def seed(self, purpose: str) -> tf.Tensor:
+        words = key(self._seed, f"step/{purpose}")
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        base = tf.constant([words & 0x7FFFFFFF, (words >> 32) & 0x7FFFFFFF], tf.int32)
+        folded = tf.random.fold_in(base, tf.cast(self._update, tf.int32))
+        return tf.random.fold_in(folded, tf.cast(replica, tf.int32))
+
+    def mean(self, per_row: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_mean(per_row) / self._replicas
+
+    def masked_mean(self, per_row: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        kept = tf.stop_gradient(self.total(tf.reduce_sum(mask)))
+        return tf.reduce_sum(per_row * mask) / tf.maximum(kept, 1.0)
+
+    def total(self, value: tf.Tensor) -> tf.Tensor:
+        if self._replicas == 1:
+            return value
+        return tf.distribute.get_replica_context().all_reduce("sum", value)
+
+
+class _Rate(keras.optimizers.schedules.LearningRateSchedule):
+    """The learning rate of the current update, which the engine sets (0 skips an update)."""
+
+    def __init__(self, variable: tf.Variable) -> None:
+        super().__init__()
+        self.variable = variable
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        return tf.convert_to_tensor(self.variable)
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
+
+
+def _undo(variable: Any, value: tf.Tensor, skipped: tf.Tensor) -> Any:
+    return variable.assign(tf.where(skipped, value, variable))
+
+
+class Engine:
+    """The state of a run and the compiled loop over its updates.
+
+    Args:
+      method: what to minimise.
+      spec: the network.
+      settings: numbers of the run.
+      precision: ``float32`` or ``mixed_bfloat16``.
+      strategy: a tf.distribute strategy; everything is created in its scope.
+      synchronized: batch statistics over all replicas.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        spec: NetworkSpec,
+        settings: TrainSettings,
+        precision: str = "float32",
+        strategy: tf.distribute.Strategy | None = None,
+        synchronized: bool = False,
+    ) -> None:
+        self.method, self.settings = method, settings
+        self.strategy = strategy or tf.distribute.get_strategy()
+        self.metric_names: tuple[str, ...] = ()
+        with self.strategy.scope():
+            self.network = build_network(spec, precision, settings.seed, synchronized)
+            self._trainable = self.network.trainable_by_name()
+            self._batch_averages = [
+                v for n, v in self.network.variables_by_name().items() if n not in self._trainable
+            ]
+            self.ema = {
+                name: tf.Variable(tf.convert_to_tensor(v), trainable=False, name=f"ema_{name}")
+                for name, v in self._trainable.items()
+            }
+            self.state = {
+                name: tf.Variable(value, trainable=False, name=name)
+                for name, value in method.initial_state().items()
+            }
+            self._rate = tf.Variable(
+                settings.lr,
+                trainable=False,
+                dtype=tf.float32,
+                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            )
+            self.optimizer = keras.optimizers.Adam(_Rate(self._rate), epsilon=_ADAM_EPSILON)
+            self.optimizer.build(list(self._trainable.values()))
+        self._loop = tf.function(self._run)
+
+    def variables(self) -> dict[str, Any]:
+        """Every variable a checkpoint holds, by plain name."""
+        named: dict[str, Any] = {}
+        named |= {f"net/{n}": v for n, v in self.network.variables_by_name().items()}
+        named |= {f"ema/{n}": v for n, v in self.ema.items()}
+        named |= {f"method/{n}": v for n, v in self.state.items()}
+        # Keras numbers the optimisers of a process; that number is no part of the name.
+        named |= {f"optimizer/{v.path.partition('/')[2]}": v for v in self.optimizer.variables}
+        return named
+
+    def weights(self, averaged: bool) -> dict[str, np.ndarray]:
+        """The network's variables by name, for evaluation and export.
+
+        Args:
+          averaged: EMA weights instead of the raw ones; batch normalisation's moving averages are
+            always the live ones, as in the published code.
+        """
+        values = {name: np.asarray(v) for name, v in self.network.variables_by_name().items()}
+        if averaged:
+            values |= {name: v.numpy() for name, v in self.ema.items()}
+        return values
+
+    def iterator(self, dataset: tf.data.Dataset) -> Iterator[Any]:
+        """An iterator whose elements reach the replicas in turn."""
+        if self.strategy.num_replicas_in_sync == 1:
+            return iter(dataset)
+        distributed = self.strategy.distribute_datasets_from_function(lambda context: dataset)
+        return iter(distributed)
+
+    def run(self, iterator: Iterator[Any], start: int, count: int) -> dict[str, np.ndarray]:
+        """Runs ``count`` updates and returns each update's metrics.
+
+        Args:
+          iterator: from ``iterator``, standing at update ``start``.
+          start: number of the first update.
+          count: how many, at least 1.
+
+        Returns:
+          metric name → float32 [count]; among them ``loss/total``, every term as ``loss/<name>``,
+          and ``updates/skipped`` (1 where the gradient was not finite and the
+          weights were left alone).
+        """
+        rows = self._loop(iterator, tf.constant(start, tf.int64), tf.constant(count, tf.int64))
+        return dict(zip(self.metric_names, rows.numpy().T, strict=True))
+
+    def _run(self, iterator: Any, start: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+        rows = tf.TensorArray(tf.float32, size=tf.cast(count, tf.int32), element_shape=[None])
+        for index in tf.range(count):
+            rows = rows.write(tf.cast(index, tf.int32), self._update(next(iterator), start + index))
+        return rows.stack()
+
+    @tf.autograph.experimental.do_not_convert
+    def _update(self, batch: Batch, update: tf.Tensor) -> tf.Tensor:
+        before = [(v.value, tf.convert_to_tensor(v)) for v in self._batch_averages]
+        metrics, state = self.strategy.run(self._replica_step, args=(batch, update))
+        skipped = self._combined("updates/skipped", metrics["updates/skipped"]) > 0.5
+        for variable, value in before:
+            self.strategy.extended.update(variable, _undo, args=(value, skipped))
+        for name, value in state.items():
+            self.state[name].assign(self._local(value)[0])
+        self._decay_and_average(skipped)
+        self.metric_names = tuple(metrics)
+        return tf.stack([self._combined(name, value) for name, value in metrics.items()])
+
+    def _replica_step(
+        self, batch: Batch, update: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+        context = StepContext(update, self.settings, self.state, self.strategy.num_replicas_in_sync)
+        variables = [v.value for v in self._trainable.values()]
+        with tf.GradientTape() as tape:
+            result: StepResult = self.method.losses(batch, self.network, context)
+            total = tf.add_n([term.value * term.weight for term in result.terms.values()])
+        gradients = tape.gradient(
+            total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        # One number tells whether any gradient on any replica is not finite.
+        square = context.total(tf.add_n([tf.reduce_sum(g * g) for g in gradients]))
+        finite = tf.math.is_finite(square) & tf.math.is_finite(context.total(total))
+        # No tf.cond around apply: it is not possible under a strategy. A rate of 0 and gradients
+        # of 0 leave every weight as it is.
+        gradients = [tf.where(finite, g, tf.zeros_like(g)) for g in gradients]
+        self._rate.assign(tf.where(finite, tf.constant(self.settings.lr, tf.float32), 0.0))
+        self.optimizer.apply(gradients, list(self._trainable.values()))
+        replicas = self.strategy.num_replicas_in_sync
+        metrics = {"loss/total": total}
+        metrics |= {f"loss/{name}": term.value for name, term in result.terms.items()}
+        metrics |= result.metrics
+        metrics["lr"] = self._rate / replicas
+        metrics["updates/skipped"] = tf.cast(~finite, tf.float32) / replicas
+        state = {
+            name: tf.where(finite, value, self.state[name]) for name, value in result.state.items()
+        }
+        return metrics, state
+
+    def _decay_and_average(self, skipped: tf.Tensor) -> None:
+        shrink = 1.0 - self.settings.wd * self._rate
+        move = tf.where(skipped, 0.0, 1.0 - self.settings.ema)
+
+        def decay(variable: Any, factor: tf.Tensor) -> Any:
+            return variable.assign(variable * factor)
+
+        def average(shadow: Any, variable: Any) -> Any:
+            return shadow.assign_sub((shadow - variable) * move)
+
+        for name, variable in self._trainable.items():
+            if self.settings.wd and name.endswith("/kernel"):
+                self.strategy.extended.update(variable.value, decay, args=(shrink,))
+            self.strategy.extended.update(self.ema[name], average, args=(variable.value,))
+
+    def _local(self, value: Any) -> tuple[tf.Tensor, ...]:
+        return self.strategy.experimental_local_results(value)
+
+    def _combined(self, name: str, value: Any) -> tf.Tensor:
+        parts = tf.stack(self._local(value))
+        if name.endswith("/min"):
+            return tf.reduce_min(parts)
+        return tf.reduce_max(parts) if name.endswith("/max") else tf.reduce_sum(parts)
