@@ -1,0 +1,196 @@
+"""What every command shares: flags, help, errors, exit codes, quiet TensorFlow.
+
+A command is a function ``define(flags)`` and a function ``run(values, arguments)``; ``execute``
+does the rest. TensorFlow is imported by ``run`` at the earliest, so ``--help`` stays quick.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags as absl_flags
+
+from realmix_tf import version
+from realmix_tf.errors import RealmixError, UsageError, printable
+from realmix_tf.files import json_text, resource_error
+
+Define = Callable[[absl_flags.FlagValues], None]
+Run = Callable[[absl_flags.FlagValues, list[str]], Any]
+
+EXIT_CODES = (
+    "exit codes: 0 ok, 2 usage, 3 bad data, 4 resources, 5 checkpoint or model unusable, "
+    "6 diverged, 130/143 interrupted and saved"
+)
+
+
+def execute(
+    name: str,
+    summary: str,
+    define: Define,
+    run: Run,
+    argv: Sequence[str] | None = None,
+    usage: str = "",
+) -> int:
+    """Parses the command line, runs the command and returns its exit code.
+
+    Args:
+      name: the command as a user types it.
+      summary: one or two lines on what it does; the head of ``--help``.
+      define: adds the command's flags to a fresh ``FlagValues``.
+      run: does the work; what it returns (if not None) is printed to stdout, as JSON with --json.
+      argv: the words after the command's name; ``sys.argv[1:]`` when None.
+      usage: the arguments after the flags and an example, for ``--help``.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    values = absl_flags.FlagValues()
+    absl_flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
+    absl_flags.DEFINE_bool("version", False, "Print the version.", flag_values=values)
+    absl_flags.DEFINE_bool("debug", False, "Show the full trace of an error.", flag_values=values)
+    absl_flags.DEFINE_bool("json", False, "Print the result as JSON.", flag_values=values)
+    absl_flags.DEFINE_string("flagfile", "", "Read flags from this file.", flag_values=values)
+    debug = "--debug" in words
+    # The shells' default for a closed pipe (`... | head`): end quietly.
+    if argv is None:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        define(values)
+        rest = parse(values, words, name)
+        if values["help"].value:
+            print(help_text(name, summary, usage, values))
+            return 0
+        if values["version"].value:
+            print(f"{name} {version.__version__}")
+            return 0
+        result = run(values, rest)
+        if result is not None:
+            print(json_text(result) if values["json"].value else result_text(result))
+        return 0
+    except RealmixError as error:
+        return _fail(error, error.exit_code, debug)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except MemoryError as error:
+        return _fail(error, 4, debug, "out of memory; try: a smaller --batch or smaller images")
+    except OSError as error:
+        translated = resource_error(error, error.filename or "")
+        return _fail(translated, translated.exit_code, debug)
+
+
+def parse(values: absl_flags.FlagValues, words: Sequence[str], name: str) -> list[str]:
+    """Parses flags and returns the remaining arguments.
+
+    Raises:
+      UsageError: an unknown flag (with the nearest known one) or a value that does not fit.
+    """
+    try:
+        return list(values([name, *words]))[1:]
+    except absl_flags.UnrecognizedFlagError as error:
+        nearest = difflib.get_close_matches(error.flagname, [*values], n=1, cutoff=0.5)
+        remedy = f"--{nearest[0]}" if nearest else f"{name} --help"
+        raise UsageError(f"there is no flag --{error.flagname}", "", remedy) from error
+    except absl_flags.Error as error:
+        message = " ".join(str(error).split())
+        raise UsageError(message, "", f"{name} --help") from error
+
+
+def help_text(name: str, summary: str, usage: str, values: absl_flags.FlagValues) -> str:
+    """The help page: the summary, the usage, every flag with its default, the exit codes."""
+    lines = [f"{name}: {summary}", ""]
+    lines += [f"usage: {name} [flags] {usage}".rstrip(), "", "flags:"]
+    shown = {values[flag].name: values[flag] for flag in values if flag != "h"}
+    for flag_name in sorted(shown):
+        flag = shown[flag_name]
+        default = flag.default
+        text = " ".join((flag.help or "").split())
+        if isinstance(default, bool) or default is None or default in ("", []):
+            suffix = " (default: true)" if default is True else ""
+        else:
+            value = ",".join(map(str, default)) if isinstance(default, list) else default
+            suffix = f" (default: {value})"
+        head = f"  --{flag_name}" if not flag.boolean else f"  --[no]{flag_name}"
+        lines.append(
+            f"{head:<24} {text}{suffix}" if len(head) < 24 else f"{head}\n{'':<25}{text}{suffix}"
+        )
+    return "\n".join([*lines, "", EXIT_CODES])
+
+
+def result_text(result: Any) -> str:
+    """A result for people: text as it is, mappings as aligned lines."""
+    if isinstance(result, dict):
+        width = max((len(str(key)) for key in result), default=0)
+        return "\n".join(f"{key!s:<{width}}  {_plain(value)}" for key, value in result.items())
+    return str(result)
+
+
+def load_tensorflow() -> None:
+    """Imports TensorFlow and finds the devices without its start-up chatter.
+
+    The chatter comes from C++ before any log level applies, so the file descriptor itself is turned
+    aside meanwhile. What was said is shown after all if the import fails.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as aside:
+        os.dup2(aside.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+        except BaseException:
+            aside.seek(0)
+            os.write(kept, aside.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def data_dir(values: absl_flags.FlagValues) -> str:
+    """The folder of the datasets: --data_dir, else the environment variable ML_DATA.
+
+    Raises:
+      UsageError: neither is given.
+    """
+    folder = values["data_dir"].value or os.environ.get("ML_DATA", "")
+    if not folder:
+        raise UsageError("no folder for datasets was given", "", "--data_dir=FOLDER")
+    return str(folder)
+
+
+def define_data_dir(values: absl_flags.FlagValues) -> None:
+    """Adds --data_dir."""
+    absl_flags.DEFINE_string(
+        "data_dir",
+        None,
+        "Folder of the datasets; the environment variable ML_DATA is used when it is not given.",
+        flag_values=values,
+    )
+
+
+def note(message: str) -> None:
+    """A line about the work, on stderr (stdout is for results)."""
+    print(printable(message), file=sys.stderr, flush=True)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {item}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+def _fail(error: BaseException, code: int, debug: bool, text: str = "") -> int:
+    if debug:
+        traceback.print_exception(error)
+    print(f"error: {text or printable(str(error))}", file=sys.stderr, flush=True)
+    return code

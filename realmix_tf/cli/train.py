@@ -1,0 +1,209 @@
+"""``realmix``: train a method on a dataset, evaluate a checkpoint, or classify a folder.
+
+``python realmix.py --method=… --dataset=…``; the baselines' commands are the same with a fixed
+method.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from absl import flags as absl_flags
+
+from realmix_tf.cli import app, options
+from realmix_tf.data.names import DatasetName
+from realmix_tf.errors import UsageError
+from realmix_tf.methods.registry import get_method
+from realmix_tf.nets.spec import NetworkOptions
+from realmix_tf.options import check_options
+from realmix_tf.training.settings import TrainSettings
+
+SUMMARY = "train a classifier from few labels; --method=NAME --help shows that method's flags"
+USAGE = (
+    "--dataset=NAME\n\nexample: python realmix.py --method=realmix --data_dir=data "
+    "--dataset=digits.1@20-100 --arch=small --train_kimg=96 --warmup_kimg=16"
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command ``realmix``; any method."""
+    return _execute("realmix", argv, None, "cifar10.3@250-5000")
+
+
+def main_fs_baseline(argv: Sequence[str] | None = None) -> int:
+    """The supervised baseline on all labels of a dataset."""
+    return _execute("fs_baseline", argv, "supervised", "cifar10-5000")
+
+
+def main_fs_mixup(argv: Sequence[str] | None = None) -> int:
+    """The supervised baseline with MixUp."""
+    return _execute("fs_mixup", argv, "mixup_supervised", "cifar10-5000")
+
+
+def _execute(name: str, argv: Sequence[str] | None, fixed: str | None, dataset: str) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+    chosen = fixed or ""
+
+    def define(values: absl_flags.FlagValues) -> None:
+        nonlocal chosen
+        chosen = fixed or _method_in(words)
+        _define(values, chosen, dataset, fixed is None)
+
+    def run(values: absl_flags.FlagValues, rest: list[str]) -> Any:
+        if rest:
+            raise UsageError(f"there is an argument too many: {rest[0]!r}", "", f"{name} --help")
+        return _run(values, chosen, (name, *words))
+
+    return app.execute(name, SUMMARY, define, run, argv, USAGE)
+
+
+def _method_in(words: list[str]) -> str:
+    """--method from the words or their flag files, before the method's own flags are known."""
+    early = absl_flags.FlagValues()
+    absl_flags.DEFINE_string("method", "realmix", "", flag_values=early)
+    try:
+        early(["early", *words], known_only=True)
+    except absl_flags.Error as error:
+        raise UsageError(" ".join(str(error).split())) from error
+    return str(early["method"].value)
+
+
+def _define(
+    values: absl_flags.FlagValues, method_name: str, dataset: str, any_method: bool
+) -> None:
+    method = get_method(method_name)
+    flag, number, boolean = (
+        absl_flags.DEFINE_string,
+        absl_flags.DEFINE_integer,
+        absl_flags.DEFINE_bool,
+    )
+    if any_method:
+        flag("method", "realmix", "What to minimise.", flag_values=values)
+    app.define_data_dir(values)
+    flag(
+        "dataset",
+        dataset,
+        "<dataset>[_aug<N>].<seed>@<labels>-<valid> or <dataset>-<valid>, or "
+        "just <dataset> with --label_size, --valid_size and --split_seed.",
+        flag_values=values,
+    )
+    number("label_size", 0, "Labels of the split, when --dataset does not say.", flag_values=values)
+    number("valid_size", 0, "Validation images, when --dataset does not say.", flag_values=values)
+    number("split_seed", 0, "Seed of the split, when --dataset does not say.", flag_values=values)
+    flag("train_dir", "experiments", "Folder that receives the run.", flag_values=values)
+    flag("class_mapping", "", "JSON file {id: name} that renames the classes.", flag_values=values)
+    number("nclass", 0, "Expected number of classes; 0 takes the data's.", flag_values=values)
+    number("img_size", 0, "Expected side in pixels; 0 takes the data's.", flag_values=values)
+    boolean(
+        "custom_dataset",
+        False,
+        "Own data: assume nothing from the dataset's name (the weak "
+        "policy is then cifar10 unless --augment says otherwise).",
+        flag_values=values,
+    )
+    boolean("memoize", True, "Hold decoded images in memory where they fit.", flag_values=values)
+    flag(
+        "train_record",
+        "",
+        "Training file in --data_dir instead of the dataset's.",
+        flag_values=values,
+    )
+    flag("test_record", "", "Test file in --data_dir instead of the dataset's.", flag_values=values)
+
+    options.define_fields(values, NetworkOptions)
+    recipe = {"lr": method.recipe.lr, "wd": method.recipe.wd}
+    options.define_fields(values, TrainSettings, recipe)
+    options.define_fields(values, method.Config)
+
+    flag(
+        "load_checkpoint",
+        "",
+        "Start from these weights (all but the head): a checkpoint or run.",
+        flag_values=values,
+    )
+    flag("baseline", "", "Run folder the report compares this run with.", flag_values=values)
+    boolean(
+        "fresh", False, "Discard what the run folder holds and start again.", flag_values=values
+    )
+    flag(
+        "eval_ckpt",
+        "",
+        "Evaluate this checkpoint (raw, averaged, and both with re-estimated "
+        "batch statistics) instead of training.",
+        flag_values=values,
+    )
+    boolean(
+        "perform_inference",
+        False,
+        "Classify --inference_dir instead of training.",
+        flag_values=values,
+    )
+    flag("inference_dir", "", "Folder, image, or list of images to classify.", flag_values=values)
+    flag(
+        "inference_ckpt",
+        "",
+        "Run folder, exported model or checkpoint to classify with.",
+        flag_values=values,
+    )
+
+
+def _run(values: absl_flags.FlagValues, method_name: str, command: tuple[str, ...]) -> Any:
+    given = values.flag_values_dict()
+    if given["perform_inference"]:
+        from realmix_tf.cli import predict
+
+        for name in ("inference_dir", "inference_ckpt"):
+            if not given[name]:
+                raise UsageError("--perform_inference needs it", f"--{name}", f"--{name}=PATH")
+        result = predict.run_inference(given["inference_dir"], given["inference_ckpt"])
+        return result if given["json"] else predict.summary_text(result)
+
+    method = get_method(method_name)
+    settings: TrainSettings = options.collect(values, TrainSettings)
+    config = options.collect(values, method.Config)
+    check_options(config)
+    if given["custom_dataset"] and settings.augment == "auto":
+        settings = replace(settings, augment="cifar10")
+    dataset = _dataset_name(given)
+    data_dir = Path(app.data_dir(values))
+
+    app.load_tensorflow()
+    from realmix_tf import run as runs
+    from realmix_tf.data.training_data import DataSettings
+
+    request = runs.RunRequest(
+        method=method_name,
+        data=DataSettings(
+            name=dataset,
+            data_dir=data_dir,
+            num_classes=given["nclass"],
+            image_size=given["img_size"],
+            class_mapping=given["class_mapping"],
+            in_memory=given["memoize"],
+            train_record=given["train_record"],
+            test_record=given["test_record"],
+        ),
+        settings=settings,
+        network=options.collect(values, NetworkOptions),
+        config=config,
+        train_dir=Path(given["train_dir"]),
+        load_checkpoint=given["load_checkpoint"],
+        baseline=given["baseline"],
+        fresh=given["fresh"],
+        command=command,
+    )
+    if given["eval_ckpt"]:
+        return runs.evaluate_checkpoint(request, given["eval_ckpt"])
+    return runs.run(request).to_json()
+
+
+def _dataset_name(given: dict[str, Any]) -> DatasetName:
+    """--dataset, or --dataset with sizes and seed as flags of their own."""
+    text, labels, valid = given["dataset"], given["label_size"], given["valid_size"]
+    if labels:
+        return DatasetName.parse(f"{text}.{given['split_seed']}@{labels}-{valid}")
+    return DatasetName.parse(f"{text}-{valid}" if valid else text)
