@@ -137,7 +137,7 @@ def require_space(folder: str | os.PathLike[str], needed_bytes: int, purpose: st
     free = shutil.disk_usage(existing).free
     if free < needed_bytes:
         raise ResourceError(
-            f"{purpose} needs about {human_bytes(needed_bytes)} but only {human_bytes(free)} is free",
+            f"{purpose} needs about {human_bytes(needed_bytes)}, only {human_bytes(free)} is free",
             folder,
             "free some space or choose another folder",
         )

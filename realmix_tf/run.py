@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ class RunRequest:
     method: str
     data: DataSettings
     settings: TrainSettings
-    network: NetworkOptions = NetworkOptions()
+    network: NetworkOptions = field(default_factory=NetworkOptions)
     config: Any = None
     train_dir: Path = Path("experiments")
     load_checkpoint: str = ""
@@ -179,6 +179,7 @@ class Evaluator:
     def __init__(self, data: TrainingData, spec: NetworkSpec) -> None:
         self.network = build_network(spec, "float32")
         self.predictor = Predictor(self.network)
+        self.stop: Callable[[], bool] = lambda: False
         self.sets = {
             name: store
             for name, store in (
@@ -189,7 +190,8 @@ class Evaluator:
             if store is not None
         }
 
-    def __call__(self, engine: Engine) -> dict[str, dict[str, Any]]:
+    def __call__(self, engine: Engine, stop: Callable[[], bool]) -> dict[str, dict[str, Any]]:
+        self.stop = stop
         return {
             "ema": self.evaluate(engine.weights(averaged=True), classification_metrics),
             "raw": self.evaluate(engine.weights(averaged=False), classification_metrics),
@@ -212,10 +214,14 @@ class Evaluator:
         """float32 [min(N, most), classes] of a set's first images."""
         batch = self.predictor.batch * 8
         stop = min(most, len(store))
-        parts = [
-            self.predictor.probabilities(store.images(start, min(start + batch, stop)))
-            for start in range(0, stop, batch)
-        ]
+        parts = []
+        for start in range(0, stop, batch):
+            # A signal must not wait for the evaluation of a large set.
+            if self.stop():
+                raise loop.EvaluationStopped
+            parts.append(
+                self.predictor.probabilities(store.images(start, min(start + batch, stop)))
+            )
         return np.concatenate(parts)
 
 

@@ -29,10 +29,11 @@ RUN_FILES = ("stats/evaluation.json", "model/model.json", "model/weights.npz", "
 
 
 class StepFailed(RealmixError):
-    """A command of a chain ended with an error; its own message was shown."""
+    """A command of a chain failed or was stopped; its own message was shown."""
 
     def __init__(self, command: str, code: int) -> None:
-        super().__init__("this step failed, see above; what was done before it is kept", command)
+        ended = "was stopped" if code in (130, 143) else "failed, see above"
+        super().__init__(f"this step {ended}; what was done before it is kept", command)
         self.exit_code = code
 
 

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
+from realmix_tf.data.images import decode_pngs
 from realmix_tf.data.records import RecordReader
 from realmix_tf.errors import DataError
 
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _DECODE_BATCH = 1024
 
 
@@ -38,7 +39,7 @@ class ImageStore:
     def __init__(
         self,
         reader: RecordReader,
-        indices: np.ndarray,
+        indices: npt.NDArray[np.int64],
         shape: tuple[int, int, int],
         in_memory: bool = True,
     ) -> None:
@@ -46,7 +47,7 @@ class ImageStore:
         self.shape = shape
         self.labels = reader.labels[indices]
         self._reader, self._indices = reader, indices
-        self._images: np.ndarray | None = None
+        self._images: npt.NDArray[np.uint8] | None = None
         self._tensor: tf.Tensor | None = None
         if in_memory:
             self._images = self._decode_all()
@@ -59,14 +60,14 @@ class ImageStore:
         """Whether the decoded images are held in memory."""
         return self._images is not None
 
-    def images(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+    def images(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.uint8]:
         """uint8 [n, H, W, C], the images ``start … stop − 1``."""
         stop = len(self) if stop is None else min(stop, len(self))
         if self._images is not None:
             return self._images[start:stop]
-        return self._decode(self._pngs(np.arange(start, stop)))
+        return self._read(np.arange(start, stop))
 
-    def batches(self, size: int) -> Iterator[np.ndarray]:
+    def batches(self, size: int) -> Iterator[npt.NDArray[np.uint8]]:
         """All images in order, ``size`` at a time."""
         for start in range(0, len(self), size):
             yield self.images(start, start + size)
@@ -79,68 +80,30 @@ class ImageStore:
                 with tf.init_scope(), tf.device("/CPU:0"):
                     self._tensor = tf.constant(self._images)
             return tf.gather(self._tensor, positions)
-        pngs = tf.numpy_function(self._pngs, [positions], tf.string, stateful=False)
-        images = tf.map_fn(
-            lambda png: tf.io.decode_png(png, channels=self.shape[2]),
-            pngs,
-            fn_output_signature=tf.uint8,
-        )
+        images = tf.numpy_function(self._read, [positions], tf.uint8, stateful=False)
         return tf.reshape(images, tf.stack([tf.shape(positions)[0], *self.shape]))
 
-    def _pngs(self, positions: np.ndarray) -> np.ndarray:
-        found = np.empty(len(positions), object)
-        for place, position in enumerate(positions):
-            record = int(self._indices[position])
-            found[place] = self._checked(self._reader.image(record), record)
-        return found
-
-    def _checked(self, png: bytes, record: int) -> bytes:
-        # TensorFlow's decoder accepts more formats than PNG and trusts the size in the header.
-        height, width, _ = self.shape
-        size = int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
-        if not png.startswith(_PNG_MAGIC) or size != (width, height):
-            raise DataError(
-                f"record {record} is not a PNG of {height}×{width} pixels",
-                self.path,
-                "scripts/verify.py on this file, then build it again",
-            )
-        return png
-
-    def _decode(self, pngs: np.ndarray) -> np.ndarray:
-        dataset = tf.data.Dataset.from_tensor_slices(pngs.astype(object))
-        return np.concatenate([*self._decoded(dataset, len(pngs))] or [self._none()])
-
-    def _decode_all(self) -> np.ndarray:
-        images = np.empty((len(self), *self.shape), np.uint8)
-
-        def pngs() -> Iterator[bytes]:
-            for record in self._indices:
-                yield self._checked(self._reader.image(int(record)), int(record))
-
-        dataset = tf.data.Dataset.from_generator(
-            pngs, output_signature=tf.TensorSpec([], tf.string)
-        )
-        start = 0
-        for block in self._decoded(dataset, len(self)):
-            images[start : start + len(block)] = block
-            start += len(block)
+    def _read(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """uint8 [n, H, W, C] from the file."""
+        if not len(positions):
+            return np.empty((0, *self.shape), np.uint8)
+        records = [int(record) for record in self._indices[positions]]
+        try:
+            images = decode_pngs([self._reader.image(record) for record in records])
+        except DataError as error:
+            # A position in this batch, where one image is to blame.
+            record = f"record {records[int(error.where)]}" if error.where.isdigit() else "a record"
+            raise self._unusable(f"{record}: {error.what}") from error
+        if images.shape[1:] != self.shape:
+            raise self._unusable(f"record {records[0]} is {images.shape[1:]}, not {self.shape}")
         return images
 
-    def _decoded(self, pngs: tf.data.Dataset, count: int) -> Iterator[np.ndarray]:
-        channels = self.shape[2]
-        decoded = pngs.map(
-            lambda png: tf.ensure_shape(tf.io.decode_png(png, channels=channels), self.shape),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
-        )
-        try:
-            yield from decoded.batch(_DECODE_BATCH).prefetch(2).as_numpy_iterator()
-        except tf.errors.InvalidArgumentError as error:
-            raise DataError(
-                f"one of these {count} images cannot be decoded: {error.message.splitlines()[0]}",
-                self.path,
-                "scripts/verify.py on this file, then build it again",
-            ) from error
+    def _unusable(self, what: str) -> DataError:
+        return DataError(what, self.path, "scripts/verify.py on this file, then build it again")
 
-    def _none(self) -> np.ndarray:
-        return np.empty((0, *self.shape), np.uint8)
+    def _decode_all(self) -> npt.NDArray[np.uint8]:
+        images = np.empty((len(self), *self.shape), np.uint8)
+        for start in range(0, len(self), _DECODE_BATCH):
+            stop = min(start + _DECODE_BATCH, len(self))
+            images[start:stop] = self._read(np.arange(start, stop))
+        return images

@@ -4,7 +4,7 @@
 |---|---|
 | labeled | ``…-label``, or all truly labelled records of ``…-train`` for ``<dataset>-<valid>`` |
 | valid | the first V truly labelled records, of ``…-unlabel`` or of ``…-train`` |
-| unlabeled | the other records of ``…-unlabel``; of augmented copies, those of no validation image |
+| unlabeled | the other records of ``…-unlabel``; of copies, those of no validation image |
 | test | ``…-test``, all of it |
 """
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from realmix_tf.options import check_options, option
@@ -124,8 +125,8 @@ class StepResult(NamedTuple):
     """
 
     terms: dict[str, Term]
-    metrics: dict[str, tf.Tensor] = {}
-    state: dict[str, tf.Tensor] = {}
+    metrics: Mapping[str, tf.Tensor] = MappingProxyType({})
+    state: Mapping[str, tf.Tensor] = MappingProxyType({})
 
 
 class Method:

@@ -79,16 +79,12 @@ class MixMatch(Method):
 
     def losses(self, batch: Batch, network: NetworkFunction, context: Context) -> StepResult:
         mixed = self.predict_mixed(batch, network, context)
-        entropy = tf.nn.softmax_cross_entropy_with_logits(
-            mixed.labeled_targets, mixed.labeled_logits
-        )
-        probabilities = tf.nn.softmax(mixed.unlabeled_logits)
-        distance = tf.reduce_mean((mixed.unlabeled_targets - probabilities) ** 2, -1)
+        entropy, distance, confidence = row_losses(mixed)
         terms = {
             "xe": Term(context.mean(entropy)),
             "l2u": Term(context.mean(distance), self.match_weight(context)),
         }
-        return StepResult(terms, confidence_metrics(probabilities, context), mixed.state)
+        return StepResult(terms, confidence_metrics(confidence, context), mixed.state)
 
     def match_weight(self, context: Context) -> tf.Tensor:
         """w_match, ramped linearly over the first warmup_kimg."""
@@ -145,9 +141,21 @@ class MixMatch(Method):
         )
 
 
-def confidence_metrics(probabilities: tf.Tensor, context: Context) -> dict[str, tf.Tensor]:
-    """Least, mean and greatest of the rows' largest probability: [N, C] → scalars."""
-    confidence = tf.reduce_max(tf.stop_gradient(probabilities), -1)
+def row_losses(mixed: MixedPredictions) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The two losses row by row (MixMatch, equations 3 and 4), and how sure each prediction is.
+
+    Returns:
+      Cross entropy of the labelled rows, float32 [B]; squared distance of the unlabelled rows,
+      averaged over classes, float32 [K·B]; their largest probability, without gradient, [K·B].
+    """
+    entropy = tf.nn.softmax_cross_entropy_with_logits(mixed.labeled_targets, mixed.labeled_logits)
+    probabilities = tf.nn.softmax(mixed.unlabeled_logits)
+    distance = tf.reduce_mean((mixed.unlabeled_targets - probabilities) ** 2, -1)
+    return entropy, distance, tf.reduce_max(tf.stop_gradient(probabilities), -1)
+
+
+def confidence_metrics(confidence: tf.Tensor, context: Context) -> dict[str, tf.Tensor]:
+    """Least, mean and greatest confidence of the unlabelled rows: [N] → scalars."""
     return {
         "confidence/min": tf.reduce_min(confidence),
         "confidence/mean": context.mean(confidence),

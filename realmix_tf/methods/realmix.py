@@ -20,7 +20,12 @@ from realmix_tf.methods.base import (
     option,
     register,
 )
-from realmix_tf.methods.mixmatch import MixMatch, MixMatchConfig, confidence_metrics
+from realmix_tf.methods.mixmatch import (
+    MixMatch,
+    MixMatchConfig,
+    confidence_metrics,
+    row_losses,
+)
 
 
 @register("realmix")
@@ -55,13 +60,7 @@ class RealMix(MixMatch):
 
     def losses(self, batch: Batch, network: NetworkFunction, context: Context) -> StepResult:
         mixed = self.predict_mixed(batch, network, context)
-        entropy = tf.nn.softmax_cross_entropy_with_logits(
-            mixed.labeled_targets, mixed.labeled_logits
-        )
-        probabilities = tf.nn.softmax(mixed.unlabeled_logits)
-        distance = tf.reduce_mean((mixed.unlabeled_targets - probabilities) ** 2, -1)
-        confidence = tf.reduce_max(tf.stop_gradient(probabilities), -1)
-
+        entropy, distance, confidence = row_losses(mixed)
         labeled_mask = self.labeled_mask(mixed.labeled_logits, mixed.labeled_targets, context)
         unlabeled_mask = self.unlabeled_mask(confidence)
         terms = {
@@ -70,7 +69,7 @@ class RealMix(MixMatch):
         }
         # The least confident row that still counts: where the mask cuts.
         kept_confidence = tf.where(unlabeled_mask > 0, confidence, tf.ones_like(confidence))
-        metrics = confidence_metrics(probabilities, context) | {
+        metrics = confidence_metrics(confidence, context) | {
             "kept/labeled": context.mean(labeled_mask),
             "kept/unlabeled": context.mean(unlabeled_mask),
             "mask/threshold": context.mean(tf.fill([1], tf.reduce_min(kept_confidence))),

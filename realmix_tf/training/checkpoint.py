@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from realmix_tf.errors import CheckpointError, RealmixError
+from realmix_tf.errors import CheckpointError, RealmixError, ResourceError
 from realmix_tf.files import (
     TEMPORARY_PREFIX,
     read_json,
@@ -33,6 +33,8 @@ from realmix_tf.files import (
 SCHEMA = 1
 _NAME = re.compile(r"model\.ckpt-(\d{8,})\.json")
 _DATA, _INDEX = ".data-00000-of-00001", ".index"
+_SAVING = ".saving"  # lies beside a bundle while its mark is not written yet
+_SAVING_NAME = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}(model\.ckpt-\d{{8,}})\.\d+\.saving")
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ def save(folder: Path, images: int, variables: Mapping[str, Any], host: dict[str
     names = list(variables)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _sibling(temporary, _SAVING).touch()
         with contextlib.suppress(FileNotFoundError):
             _sibling(prefix, ".json").unlink()
         tf.raw_ops.SaveV2(
@@ -95,7 +98,10 @@ def save(folder: Path, images: int, variables: Mapping[str, Any], host: dict[str
         raise resource_error(error, prefix) from error
     except tf.errors.ResourceExhaustedError as error:
         raise resource_error(OSError(28, "no space"), prefix) from error
+    except tf.errors.OpError as error:
+        raise ResourceError(f"cannot be written: {error.message}", prefix) from error
     finally:
+        _drop_unmarked(prefix)
         for leftover in folder.glob(f"{temporary.name}*"):
             with contextlib.suppress(OSError):
                 leftover.unlink()
@@ -112,9 +118,9 @@ def check(prefix: Path) -> Checkpoint:
         mark = read_json(_sibling(prefix, ".json"))
         if not isinstance(mark, dict) or mark.get("schema") != SCHEMA:
             raise CheckpointError(f"this checkpoint is not of version {SCHEMA}", prefix)
+        if set(mark["files"]) != {_DATA, _INDEX}:
+            raise CheckpointError("its commit mark does not list its two files", prefix)
         for ending, expected in mark["files"].items():
-            if ending not in (_DATA, _INDEX):
-                raise CheckpointError(f"unexpected part {ending!r}", prefix)
             part = _sibling(prefix, ending)
             if part.stat().st_size != expected["bytes"] or sha256_file(part) != expected["sha256"]:
                 raise CheckpointError("this file of the checkpoint is damaged", part)
@@ -220,9 +226,20 @@ def prune(folder: Path, keep: int, protect: set[int]) -> None:
 def clean(folder: Path) -> None:
     """Removes temporary files that earlier, killed processes of this project left here."""
     if folder.is_dir():
+        for name in os.listdir(folder):
+            if match := _SAVING_NAME.fullmatch(name):
+                _drop_unmarked(folder / match[1])
         for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def _drop_unmarked(prefix: Path) -> None:
+    """Removes the parts of a save that did not get as far as its mark."""
+    if not _sibling(prefix, ".json").exists():
+        for ending in (_INDEX, _DATA):
+            with contextlib.suppress(OSError):
+                _sibling(prefix, ending).unlink()
 
 
 def _sibling(prefix: Path, ending: str) -> Path:

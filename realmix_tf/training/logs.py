@@ -81,8 +81,8 @@ class PeriodMeans:
     """
 
     def __init__(self, saved: Mapping[str, Any] | None = None) -> None:
-        saved = saved or {"count": 0, "values": {}}
-        self.count = int(saved["count"])
+        saved = saved or {"counts": {}, "values": {}}
+        self._counts: dict[str, int] = {k: int(v) for k, v in saved["counts"].items()}
         self._values: dict[str, float] = {k: float(v) for k, v in saved["values"].items()}
 
     def add(self, metrics: Mapping[str, np.ndarray]) -> None:
@@ -91,6 +91,7 @@ class PeriodMeans:
             for value in map(float, column):
                 if not np.isfinite(value):
                     continue  # a skipped update; counted in updates/skipped
+                self._counts[name] = self._counts.get(name, 0) + 1
                 if name not in self._values:
                     self._values[name] = value
                 elif name.endswith("/min"):
@@ -99,19 +100,18 @@ class PeriodMeans:
                     self._values[name] = max(self._values[name], value)
                 else:
                     self._values[name] += value
-        self.count += len(next(iter(metrics.values())))
 
     def result(self) -> dict[str, float]:
         """name → mean (or extreme, or sum for ``updates/skipped``) over the period."""
         result = {}
         for name, value in self._values.items():
             kept = name.endswith(("/min", "/max")) or name == "updates/skipped"
-            result[name] = value if kept else value / max(self.count, 1)
+            result[name] = value if kept else value / self._counts[name]
         return result
 
     def to_json(self) -> dict[str, Any]:
         """What the constructor takes back."""
-        return {"count": self.count, "values": self._values}
+        return {"counts": self._counts, "values": self._values}
 
 
 class Progress:
@@ -225,7 +225,7 @@ class TensorBoard:
 
 
 def scalars(line: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a metrics line as TensorBoard tags; ``accuracy`` is EMA on test, as published."""
+    """A metrics line's numbers by TensorBoard tag; ``accuracy`` is EMA on test, as published."""
     values = {name: value for name, value in line["train"].items() if value is not None}
     for weights in ("ema", "raw"):
         for name, metrics in line.get(weights, {}).items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,11 @@ from realmix_tf.training.signals import StopRequest
 MOST_SKIPPED = 10  # updates in a row with a gradient that is not finite
 _CALL_SECONDS = 1.0  # how long one call on the device should take
 
-Evaluate = Callable[[Engine], dict[str, dict[str, Any]]]
+Evaluate = Callable[[Engine, Callable[[], bool]], dict[str, dict[str, Any]]]
+
+
+class EvaluationStopped(Exception):
+    """Raised by an evaluation that was asked to stop; the report is made when the run goes on."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ def train(
       source: what updates read.
       folder: where everything goes; the caller holds its lock.
       identity: what must be the same when a run is continued, by name.
-      evaluate: called each report period; returns {"ema": {set: metrics}, "raw": …}.
+      evaluate: called each report period with the engine and a function that tells whether to
+        stop; returns {"ema": {set: metrics}, "raw": …} or raises ``EvaluationStopped``.
 
     Raises:
       CheckpointError: the folder's checkpoints are unusable or of another run.
@@ -89,8 +94,9 @@ class _Run:
         self.skipped_in_row = 0
         self.best: dict[str, Any] | None = None
         self.period = logs.PeriodMeans()
-        self.saved_at = -1
+        self.saved_at = self.reported_at = -1
         self.period_seconds, self.period_updates = 0.0, 0
+        self.compiled = False
 
     @property
     def images(self) -> int:
@@ -98,45 +104,55 @@ class _Run:
 
     def train(self, stop: StopRequest) -> Outcome:
         self._continue()
-        started = self.updates
-        total = self.settings.total_updates
-        if started >= total:
-            return self._outcome(started)
-        board = logs.TensorBoard(
-            self.folder.checkpoints, self.images, lambda text: self.progress.line(text)
-        )
-        iterator = self.engine.iterator(self.source.dataset(self.updates))
-        call = 1  # the first call compiles; how long an update takes is known after the second
-        while self.updates < total:
-            count = min(call, self._next_boundary() - self.updates)
-            start = time.monotonic()
-            metrics = self.engine.run(iterator, self.updates, count)
-            seconds = time.monotonic() - start
-            first = self.updates == started
-            self.updates += count
-            self.period.add(metrics)
-            self._watch(metrics)
-            if first:
-                self.progress.line(f"first update after {seconds:.1f} s (most of it compiling)")
-            else:
+        started, total = self.updates, self.settings.total_updates
+        board = logs.TensorBoard(self.folder.checkpoints, self.images, self.progress.line)
+        try:
+            self._settle(board, stop)
+            if self.updates < total:
+                iterator = self.engine.iterator(self.source.dataset(self.updates))
+                self._advance(iterator, 1)  # compiles, so it tells nothing about the speed
+            call = 1
+            while True:
+                self._settle(board, stop)
+                if self.updates >= total:
+                    return Outcome(self.updates, self.images, self.updates - started, self.best)
+                count = min(call, self._next_boundary() - self.updates)
+                seconds = self._advance(iterator, count)
                 call = int(np.clip(_CALL_SECONDS * count / seconds, 1, 4 * call))
-                self.period_seconds += seconds
-                self.period_updates += count
-                self.progress.update(self.updates, count, seconds, metrics)
-            if self._at(self.settings.report_kimg):
-                self._report(board)
-            if self._at(self.settings.save_kimg) or stop.number:
-                self._save()
-            if stop.number:
-                board.close()
-                raise Interrupted(
-                    stop.number,
-                    f"stopped and saved after {self.images} of {total * self.settings.batch} images",
-                    self.folder.path,
-                    "the same command again to continue",
-                )
-        board.close()
-        return self._outcome(started)
+        finally:
+            board.close()
+
+    def _advance(self, iterator: Iterator[Any], count: int) -> float:
+        """Runs ``count`` updates in one call; returns the seconds it took."""
+        start = time.monotonic()
+        metrics = self.engine.run(iterator, self.updates, count)
+        seconds = time.monotonic() - start
+        self.updates += count
+        self.period.add(metrics)
+        self._watch(metrics)
+        if not self.compiled:
+            self.compiled = True
+            self.progress.line(f"first update after {seconds:.1f} s (most of it compiling)")
+        else:
+            self.period_seconds += seconds
+            self.period_updates += count
+            self.progress.update(self.updates, count, seconds, metrics)
+        return seconds
+
+    def _settle(self, board: logs.TensorBoard, stop: StopRequest) -> None:
+        """Reports, saves and stops, whichever is due where the run stands."""
+        if self.reported_at != self.updates and self._at(self.settings.report_kimg):
+            self._report(board, stop)
+        if self._at(self.settings.save_kimg) or stop.number:
+            self._save()
+        if stop.number:
+            total = self.settings.total_updates * self.settings.batch
+            raise Interrupted(
+                stop.number,
+                f"stopped and saved at {self.images} of {total} images",
+                self.folder.path,
+                "the same command again to continue",
+            )
 
     def _continue(self) -> None:
         checkpoint.clean(self.folder.checkpoints)
@@ -151,10 +167,12 @@ class _Run:
         self.updates = found.images // self.settings.batch
         self.skipped_in_row = int(host["skipped_in_row"])
         self.best = host["best"]
+        self.reported_at = int(host["reported_at"])
         self.period = logs.PeriodMeans(host["period"])
         self.saved_at = self.updates
-        self.metrics.keep_up_to(found.images)
-        self.timing.keep_up_to(found.images)
+        # A report at this very moment may have been written but not saved: it is made again.
+        self.metrics.keep_up_to(self.reported_at * self.settings.batch)
+        self.timing.keep_up_to(self.reported_at * self.settings.batch)
         self.progress.line(f"continuing from {found.prefix.name} ({found.images} images seen)")
 
     def _next_boundary(self) -> int:
@@ -166,7 +184,7 @@ class _Run:
 
     def _at(self, kimg: float) -> bool:
         end = self.updates == self.settings.total_updates
-        return end or self.updates % self.settings.updates(kimg) == 0
+        return self.updates > 0 and (end or self.updates % self.settings.updates(kimg) == 0)
 
     def _watch(self, metrics: dict[str, np.ndarray]) -> None:
         for index, skipped in enumerate(metrics["updates/skipped"]):
@@ -186,7 +204,7 @@ class _Run:
                     "a smaller --lr",
                 )
 
-    def _report(self, board: logs.TensorBoard) -> None:
+    def _report(self, board: logs.TensorBoard, stop: StopRequest) -> None:
         """A line in metrics.jsonl; always before the checkpoint of the same moment is saved."""
         line: dict[str, Any] = {
             "images": self.images,
@@ -194,7 +212,12 @@ class _Run:
             "train": self.period.result(),
         }
         start = time.monotonic()
-        line |= self.evaluate(self.engine)
+        try:
+            line |= self.evaluate(self.engine, lambda: bool(stop.number))
+        except EvaluationStopped:
+            return
+        self.reported_at = self.updates
+        self.saved_at = -1  # what a report leaves belongs into the checkpoint of this moment
         self.period = logs.PeriodMeans()
         valid = line["ema"].get("valid")
         if valid and (self.best is None or valid["accuracy"] > self.best["valid"]):
@@ -228,15 +251,13 @@ class _Run:
             "identity": self.identity,
             "skipped_in_row": self.skipped_in_row,
             "best": self.best,
+            "reported_at": self.reported_at,
             "period": self.period.to_json(),
         }
         checkpoint.save(self.folder.checkpoints, self.images, self.engine.variables(), host)
         self.saved_at = self.updates
         protect = {self.best["images"]} if self.best else set()
         checkpoint.prune(self.folder.checkpoints, self.settings.keep_ckpt, protect)
-
-    def _outcome(self, started: int) -> Outcome:
-        return Outcome(self.updates, self.images, self.updates - started, self.best)
 
 
 def check_identity(saved: dict[str, Any], current: dict[str, Any], where: str) -> None:

@@ -237,7 +237,7 @@ def test_fine_tuning_starts_from_all_but_the_head(finished, data: Path, tmp_path
         (["--methd=realmix"], 2, "--method"),
         (["--method=relmix"], 2, "--method=realmix"),
         (["--percent_mask=2"], 2, "--percent_mask"),
-        (["--dataset=squares"], 2, "--dataset"),
+        (["--dataset=squares"], 2, "is not a dataset name"),
         (["--dataset=circles.1@12-10"], 3, "create_datasets"),
         (["--nclass=7"], 2, "--nclass is 7 but the data have 3 classes"),
         (["--batch=512", "--train_kimg=8", "--report_kimg=8", "--save_kimg=8"], 2, "--batch"),
