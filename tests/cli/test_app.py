@@ -1,0 +1,213 @@
+"""What every command shares: flags, help, one-line errors, exit codes, --json."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from absl import flags as absl_flags
+
+from realmix_tf import errors, version
+from realmix_tf.cli import app, options
+from realmix_tf.training.settings import TrainSettings
+
+
+def define(values: absl_flags.FlagValues) -> None:
+    app.define_data_dir(values)
+    options.define_fields(values, TrainSettings, {"lr": 0.03})
+
+
+def execute(words: list[str], run=lambda values, rest: None) -> int:
+    return app.execute("tool", "does a thing", define, run, words, "FILE…")
+
+
+def raising(error: BaseException):
+    def run(values, rest):
+        raise error
+
+    return run
+
+
+def one_line(capsys) -> str:
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.endswith("\n")
+    assert err.count("\n") == 1
+    assert err.startswith("error: ")
+    return err[len("error: ") : -1]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.UsageError("x"), 2),
+        (errors.DataError("x"), 3),
+        (errors.ResourceError("x"), 4),
+        (errors.CheckpointError("x"), 5),
+        (errors.DivergedError("x"), 6),
+        (errors.Interrupted(15, "x"), 143),
+        (MemoryError(), 4),
+        (OSError(errno.ENOSPC, "No space left on device", "a.bin"), 4),
+        (PermissionError(errno.EACCES, "Permission denied", "a.bin"), 4),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a.bin"), 3),
+    ],
+    ids=repr,
+)
+def test_every_error_is_one_line_on_stderr_with_its_exit_code(capsys, error, code):
+    assert execute([], raising(error)) == code
+    text = one_line(capsys)
+    if isinstance(error, OSError):
+        assert "a.bin" in text
+
+
+def test_ctrl_c_exits_with_130(capsys):
+    assert execute([], raising(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_control_characters_in_an_error_are_escaped(capsys):
+    assert execute([], raising(errors.DataError("bad\x1b[2J\nname", "a\rb"))) == 3
+    assert one_line(capsys) == r"bad\x1b[2J\nname (a\rb)"
+
+
+def test_debug_shows_the_trace_and_the_same_line(capsys):
+    assert execute(["--debug"], raising(errors.DataError("bad"))) == 3
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert err.endswith("error: bad\n")
+
+
+@pytest.mark.parametrize(
+    ("word", "nearest"),
+    [
+        ("--batchsize=3", "--batch"),
+        ("--train_kim=3", "--train_kimg"),
+        ("--datadir=x", "--data_dir"),
+    ],
+)
+def test_a_misspelt_flag_gets_the_nearest(capsys, word, nearest):
+    assert execute([word]) == 2
+    assert one_line(capsys) == f"there is no flag {word.partition('=')[0]}; try: {nearest}"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--batch=many"],
+        ["--lr=fast"],
+        ["--batch"],
+        ["--json=perhaps"],
+        ["--flagfile=missing.txt"],
+        ["--zzzzzz"],
+    ],
+)
+def test_a_value_that_does_not_fit_is_a_usage_error(capsys, words):
+    assert execute(words) == 2
+    assert "tool --help" in one_line(capsys)
+
+
+def test_flags_come_from_the_words_or_a_file_and_the_rest_are_arguments(tmp_path):
+    seen = {}
+
+    def run(values, rest):
+        seen.update(batch=values["batch"].value, lr=values["lr"].value, rest=rest)
+
+    file = tmp_path / "preset.flags"
+    file.write_text("# a preset\n--batch=7\n--lr=0.5\n")
+    assert execute(["a.png", f"--flagfile={file}", "--lr", "0.25", "b.png"], run) == 0
+    assert seen == {"batch": 7, "lr": 0.25, "rest": ["a.png", "b.png"]}
+
+
+def test_help_names_every_flag_its_default_and_the_exit_codes(capsys):
+    assert execute(["--help"], raising(AssertionError("must not run"))) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("tool: does a thing\n")
+    assert "usage: tool [flags] FILE…" in text
+    for name, item in TrainSettings.__dataclass_fields__.items():
+        assert f"--{name}" in text
+        assert item.metadata["help"].split()[0] in text
+    assert "(default: 0.03)" in text
+    assert "130/143" in text
+
+
+def test_version(capsys):
+    assert execute(["--version"]) == 0
+    assert capsys.readouterr().out == f"tool {version.__version__}\n"
+
+
+def test_results_are_text_or_json_on_stdout(capsys):
+    result = {"accuracy": {"test": 0.5, "valid": float("nan")}, "files": ["a", "b"], "n": 3}
+    assert execute([], lambda *_: result) == 0
+    assert capsys.readouterr() == (
+        "accuracy  test: 0.5, valid: nan\nfiles     a, b\nn         3\n",
+        "",
+    )
+    assert execute(["--json"], lambda *_: result) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out, parse_constant=pytest.fail)["accuracy"] == {"test": 0.5, "valid": None}
+    assert err == ""
+    assert execute([], lambda *_: None) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_notes_go_to_stderr_and_are_printable(capsys):
+    app.note("one\x1b[2J")
+    assert capsys.readouterr() == ("", "one\\x1b[2J\n")
+
+
+def test_the_data_folder_is_the_flag_s_then_the_environment_s(capsys, monkeypatch):
+    def run(values, rest):
+        return app.data_dir(values)
+
+    monkeypatch.setenv("ML_DATA", "from-environment")
+    assert execute([], run) == 0
+    assert execute(["--data_dir=given"], run) == 0
+    assert capsys.readouterr().out == "from-environment\ngiven\n"
+    monkeypatch.delenv("ML_DATA")
+    assert execute([], run) == 2
+    assert one_line(capsys) == "no folder for datasets was given; try: --data_dir=FOLDER"
+
+
+def test_flags_become_the_dataclass_and_are_checked(capsys):
+    made = []
+
+    def run(values, rest):
+        made.append(options.collect(values, TrainSettings, seed=9))
+
+    assert execute(["--batch=32", "--ema=0.5", "--precision=float32"], run) == 0
+    assert made == [TrainSettings(batch=32, ema=0.5, precision="float32", lr=0.03, seed=9)]
+    assert execute(["--ema=1.5"], run) == 2
+    assert "--ema" in one_line(capsys)
+    assert execute(["--lr=nan"], run) == 2
+    assert "--lr" in one_line(capsys)
+
+
+_COMMAND = """
+import sys
+from realmix_tf.cli import app
+from realmix_tf.methods import registry
+from realmix_tf.training import settings
+from realmix_tf.nets import spec
+code = app.execute("tool", "does", lambda values: None, lambda values, rest: "x\\n" * 100_000)
+assert "tensorflow" not in sys.modules
+sys.exit(code)
+"""
+
+
+@pytest.mark.process
+def test_flags_are_known_without_tensorflow_and_a_closed_pipe_ends_quietly():
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-c", _COMMAND], stdout=writing, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writing)
+    assert done.stderr == ""
+    done = subprocess.run(
+        [sys.executable, "-c", _COMMAND, "--help"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,285 @@
+"""Networks against the published counts and against the plainly written ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from plain import PlainNetwork, randomize
+
+from realmix_tf.nets.build import build_network
+from realmix_tf.nets.layers import BatchNorm, Biased, Conv2D
+from realmix_tf.nets.spec import NetworkSpec
+
+SPECS = {
+    "resnet": NetworkSpec(num_classes=4, height=12, width=12, filters=6, repeat=2, scales=3),
+    # 16 filters in the first group: its first unit has no 1×1 in the shortcut.
+    "resnet without shortcut": NetworkSpec(
+        num_classes=3, height=9, width=11, filters=16, repeat=1, scales=2
+    ),
+    "small": NetworkSpec("small", num_classes=5, height=8, width=8, channels=1, filters=6),
+    "whitened": NetworkSpec(
+        "small", 3, 8, 8, filters=4, mean=(0.1, -0.2, 0.3), std=(0.5, 0.6, 0.7)
+    ),
+}
+each_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
+
+
+def images_for(spec: NetworkSpec, count: int = 10, seed: int = 1) -> np.ndarray:
+    shape = (count, spec.height, spec.width, spec.channels)
+    return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
+
+
+def snapshot(network) -> dict[str, np.ndarray]:
+    return {n: v.numpy() for n, v in network.variables_by_name().items()}
+
+
+def averages(values) -> dict[str, np.ndarray]:
+    return {n: v for n, v in values.items() if "/moving_" in n}
+
+
+# --- Counts -----------------------------------------------------------------------------------
+
+
+def _count(spec: NetworkSpec) -> int:
+    return sum(int(np.prod(v.shape)) for v in build_network(spec).trainable_by_name().values())
+
+
+def test_the_published_wide_resnet_has_the_published_counts():
+    weights = build_network(NetworkSpec()).trainable_by_name()
+    by_kind: dict[str, list[int]] = {}
+    for name, variable in weights.items():
+        by_kind.setdefault(name.rpartition("/")[2], []).append(int(np.prod(variable.shape)))
+    assert sum(sum(sizes) for sizes in by_kind.values()) == 1_469_642
+    assert len(by_kind["kernel"]) == 29
+    assert sum(by_kind["kernel"]) == 1_463_984
+    assert sum(by_kind["gamma"]) + sum(by_kind["beta"]) == 3_616
+    assert sum(by_kind["bias"]) == 2_042
+    shapes = [tuple(v.shape) for n, v in weights.items() if n.endswith("/kernel")]
+    assert sum(s[:2] == (3, 3) for s in shapes) == 25
+    assert sum(s[:2] == (1, 1) for s in shapes) == 3
+
+
+@pytest.mark.parametrize(
+    ("spec", "count"),
+    [
+        (NetworkSpec(filters=128, num_classes=100), 23_409_092),
+        (NetworkSpec(height=96, width=96, scales=4), 5_933_770),
+    ],
+    ids=["filters=128", "scales=4"],
+)
+def test_the_larger_published_networks_have_their_counts(spec, count):
+    assert _count(spec) == count
+
+
+@pytest.mark.parametrize(("width", "scales"), [(4, 1), (8, 1), (16, 2), (32, 3), (64, 4), (96, 5)])
+def test_the_image_width_chooses_the_scales(width, scales):
+    assert NetworkSpec(height=width, width=width).resolved_scales == scales
+
+
+# --- Values -----------------------------------------------------------------------------------
+
+
+@each_spec
+@pytest.mark.parametrize("training", [False, True])
+def test_logits_equal_those_of_the_plain_network(spec, training):
+    network = build_network(spec, seed=3)
+    plain = PlainNetwork(spec, randomize(network), training)
+    images = images_for(spec)
+    logits, features = network(images, training=training)
+    assert logits.dtype == features.dtype == tf.float32
+    np.testing.assert_allclose(logits, plain(images), rtol=1e-4, atol=1e-4)
+
+
+@each_spec
+@pytest.mark.parametrize("training", [False, True])
+def test_gradients_of_all_weights_equal_those_of_the_plain_network(spec, training):
+    network = build_network(spec, seed=3)
+    plain = PlainNetwork(spec, randomize(network), training)
+    images = images_for(spec)
+    labels = np.arange(len(images)) % spec.num_classes
+
+    def loss(logits):
+        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+
+    weights = network.trainable_by_name()
+    with tf.GradientTape() as tape:
+        ours = loss(network(images, training=training).logits)
+    values = [v.value for v in weights.values()]
+    ours = tape.gradient(ours, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    with tf.GradientTape() as tape:
+        theirs = loss(plain(images))
+    theirs = tape.gradient(theirs, [plain.weights[n] for n in weights])
+    largest = max(np.abs(g).max() for g in theirs)
+    for name, mine, other in zip(weights, ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-3, atol=1e-5 * largest, err_msg=name)
+        if training and name.endswith("/bias") and not name.startswith("head"):
+            assert np.abs(other).max() < 1e-9 * largest  # normalisation removes a bias before it
+        else:
+            assert np.abs(other).max() > 1e-6 * largest, name
+
+
+@each_spec
+def test_moving_averages_take_a_thousandth_of_the_batchs_mean_and_unbiased_variance(spec):
+    network = build_network(spec, seed=3)
+    before = randomize(network)
+    plain = PlainNetwork(spec, before, True)
+    images = images_for(spec)
+    plain(images)
+    network(images, training=True, update_stats=True)
+    after = snapshot(network)
+    assert plain.statistics
+    for name, (mean, variance) in plain.statistics.items():
+        for kind, batch in (("mean", mean), ("variance", variance)):
+            old = before[f"{name}/moving_{kind}"].astype(np.float64)
+            expected = 0.999 * old + 0.001 * batch
+            moved = after[f"{name}/moving_{kind}"]
+            np.testing.assert_allclose(moved, expected, rtol=2e-6, atol=2e-6, err_msg=name)
+    for name in network.trainable_by_name():
+        np.testing.assert_array_equal(after[name], before[name])
+
+
+@each_spec
+@pytest.mark.parametrize(
+    "mode",
+    [{"training": True}, {"training": False}, {"training": False, "update_stats": True}],
+    ids=["guess", "inference", "inference that asks for updates"],
+)
+def test_other_passes_leave_every_variable_bit_identical(spec, mode):
+    network = build_network(spec)
+    before = randomize(network)
+    network(images_for(spec), **mode)
+    for name, value in snapshot(network).items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+
+
+def test_the_decay_of_the_moving_averages_is_the_spec_s():
+    spec = NetworkSpec("small", 3, 8, 8, 1, 4, bn_decay=0.0)
+    network = build_network(spec)
+    plain = PlainNetwork(spec, randomize(network), True)
+    images = images_for(spec)
+    plain(images)
+    network(images, training=True, update_stats=True)
+    for name, (mean, variance) in plain.statistics.items():
+        values = snapshot(network)
+        np.testing.assert_allclose(values[f"{name}/moving_mean"], mean, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(values[f"{name}/moving_variance"], variance, rtol=1e-5)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_a_batch_that_is_not_finite_leaves_the_moving_averages_bit_identical(poison):
+    spec = SPECS["resnet"]
+    network = build_network(spec)
+    before = averages(randomize(network))
+    images = images_for(spec)
+    images[0] = poison
+    network(images, training=True, update_stats=True)
+    for name, value in averages(snapshot(network)).items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+
+
+def test_the_first_unit_s_shortcut_sees_the_activated_input_and_the_others_the_raw_one():
+    # With zero second convolutions a unit is its shortcut: the network is then a chain of them.
+    spec = NetworkSpec(num_classes=2, height=8, width=8, filters=16, repeat=2, scales=1)
+    network = build_network(spec)
+    for name, variable in network.variables_by_name().items():
+        if name.endswith("conv2/kernel"):
+            variable.assign(tf.zeros(variable.shape))
+    images = images_for(spec)
+    stem = tf.nn.conv2d(images, network.stem.kernel, 1, "SAME")
+    once = tf.nn.leaky_relu(stem / np.sqrt(1.001), 0.1)
+    last = tf.nn.leaky_relu(once / np.sqrt(1.001), 0.1)
+    features = network(images).features
+    np.testing.assert_allclose(features, tf.reduce_mean(last, [1, 2]), rtol=1e-5, atol=1e-6)
+
+
+def test_a_convolution_that_pads_refuses_an_offset():
+    conv = Conv2D("conv", 2, 3, 3, 1, 0, "float32")
+    with pytest.raises(ValueError, match="1×1"):
+        conv(Biased(tf.zeros([1, 4, 4, 2]), tf.ones([2])))
+
+
+def test_one_row_of_one_pixel_normalises_to_its_beta():
+    norm = BatchNorm("norm", 3, 0.5, False, "float32")
+    norm.beta.assign([1.0, 2.0, 3.0])
+    result = norm(Biased(tf.ones([1, 1, 1, 3]), None), training=True, update_stats=True)
+    np.testing.assert_allclose(result[0, 0, 0], [1, 2, 3])
+    assert np.isfinite(norm.moving_variance).all()
+
+
+def test_features_are_what_the_head_reads():
+    network = build_network(SPECS["resnet"])
+    randomize(network)
+    logits, features = network(images_for(SPECS["resnet"]))
+    head = network.variables_by_name()
+    expected = features @ head["head/kernel"] + head["head/bias"]
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+
+
+# --- Precision, seeds, names ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", [SPECS["resnet"], SPECS["small"]], ids=["resnet", "small"])
+@pytest.mark.parametrize("training", [False, True])
+def test_bfloat16_is_close_to_float32_and_keeps_weights_and_outputs_in_float32(spec, training):
+    exact, short = build_network(spec, seed=1), build_network(spec, "mixed_bfloat16", seed=1)
+    randomize(exact, scale=0.3)
+    randomize(short, scale=0.3)
+    images = images_for(spec)
+    wanted = exact(images, training=training, update_stats=training)
+    found = short(images, training=training, update_stats=training)
+    assert found.logits.dtype == found.features.dtype == tf.float32
+    assert all(v.dtype == "float32" for v in short.variables_by_name().values())
+    spread = np.std(wanted.logits)
+    assert np.abs(wanted.logits - found.logits).max() < 0.15 * spread
+    assert not np.array_equal(wanted.logits, found.logits)
+    for name, value in averages(snapshot(short)).items():
+        np.testing.assert_allclose(value, snapshot(exact)[name], rtol=1e-3, atol=1e-3)
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_was_built_before():
+    spec = SPECS["resnet"]
+    first = snapshot(build_network(spec, seed=7))
+    build_network(SPECS["small"], seed=1)
+    tf.random.uniform([3])
+    again = snapshot(build_network(spec, "mixed_bfloat16", seed=7))
+    other = snapshot(build_network(spec, seed=8))
+    for name, value in first.items():
+        np.testing.assert_array_equal(again[name], value, err_msg=name)
+        if name.endswith("/kernel"):
+            assert (other[name] != value).all()
+
+
+def test_a_kernel_does_not_depend_on_the_other_layers():
+    narrow = snapshot(build_network(NetworkSpec(filters=16, repeat=1, scales=1), seed=7))
+    wide = snapshot(build_network(NetworkSpec(filters=16, repeat=3, scales=2), seed=7))
+    for name in ("stem/kernel", "group0/unit0/conv1/kernel", "group0/unit0/conv2/kernel"):
+        np.testing.assert_array_equal(narrow[name], wide[name])
+
+
+def test_initial_weights_have_the_published_spread():
+    weights = snapshot(build_network(NetworkSpec(), seed=0))
+    for name, value in weights.items():
+        kind = name.rpartition("/")[2]
+        if kind == "kernel":
+            deviation = (
+                np.sqrt(2 / (128 + 10))
+                if name == "head/kernel"
+                else np.sqrt(2 / (value.shape[0] ** 2 * value.shape[3]))
+            )
+            assert abs(value.std() / deviation - 1) < 5 / np.sqrt(2 * value.size), name
+            assert abs(value.mean()) < 5 * deviation / np.sqrt(value.size), name
+        else:
+            expected = 1 if kind in ("gamma", "moving_variance") else 0
+            assert (value == expected).all(), name
+
+
+@each_spec
+def test_named_variables_are_all_variables_once(spec):
+    network = build_network(spec)
+    named = network.variables_by_name()
+    assert {id(v) for v in named.values()} == {id(v) for v in network.variables}
+    assert len(named) == len(network.variables)
+    assert [n for n in named if n not in network.trainable_by_name()] == [
+        n for n in named if "/moving_" in n
+    ]

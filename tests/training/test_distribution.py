@@ -1,0 +1,129 @@
+"""Two devices give what one gives on the same global batches."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.process
+
+_PRELUDE = """
+import sys
+sys.path.insert(0, {here!r})
+import json
+import numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import tiny
+from realmix_tf.training.engine import Engine
+
+def strategy():
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+def halves(values):
+    # What TrainingInput makes for two replicas: the parts in order of position.
+    half = tiny.ROWS // 2
+    cut = lambda a: [a[:half], a[half:]]
+    return [tiny.Batch({{"weak": i}}, l, {{}})
+            for b in values for i, l in zip(cut(b.labeled["weak"]), cut(b.labels))]
+
+def largest(one, other):
+    assert one.keys() == other.keys()
+    return {{n: float(np.abs(one[n].astype(np.float64) - other[n]).max()) for n in one}}
+"""
+
+
+def _output_of(code: str) -> dict:
+    prelude = _PRELUDE.format(here=str(Path(__file__).parent))
+    done = subprocess.run(
+        [sys.executable, "-c", prelude + code], capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+_SAME = """
+values = tiny.batches(5)
+poisoned = values[3].labeled["weak"].copy()
+poisoned[-1] = np.nan                        # on the second replica only
+values[3] = values[3]._replace(labeled={"weak": poisoned})
+settings = tiny.settings(lr=0.01, wd=1.0, ema=0.9)
+one = Engine(tiny.method("supervised"), tiny.SPEC, settings)
+start = tiny.snapshot(one)
+metrics = tiny.run(one, values)
+two = Engine(tiny.method("supervised"), tiny.SPEC, settings, strategy=strategy(), synchronized=True)
+found = two.run(two.iterator(tiny.dataset(halves(values))), 0, 5)
+finite = lambda m: {n: np.nan_to_num(v) for n, v in m.items()}
+print(json.dumps({
+    "variables": largest(tiny.snapshot(one), tiny.snapshot(two)),
+    "moved": largest(tiny.snapshot(one), start),
+    "metrics": largest(finite(metrics), finite(found)),
+    "skipped": found["updates/skipped"].tolist(),
+}))
+"""
+
+
+def test_weights_averages_and_metrics_are_those_of_one_device():
+    result = _output_of(_SAME)
+    assert result["skipped"] == [0, 0, 0, 1, 0]
+    assert {name.partition("/")[0] for name in result["variables"]} == {"net", "ema", "optimizer"}
+    for name, difference in result["variables"].items():
+        assert difference < 2e-5, (name, difference)
+    for name, difference in result["metrics"].items():
+        assert difference < 1e-4, (name, difference)
+    assert result["moved"]["net/conv0/kernel"] > 1e-2
+    assert result["moved"]["net/norm4/moving_mean"] > 1e-4
+
+
+_CONTEXT = """
+class Sums(tiny.Method):
+    Config = tiny.NoOptions
+
+    def initial_state(self):
+        return {"labels": tf.zeros([])}
+
+    def losses(self, batch, network, context):
+        network(batch.labeled["weak"], training=True, update_stats=True)
+        rows = tf.cast(batch.labels, tf.float32)
+        mask = tf.cast(rows >= 2, tf.float32)
+        total = context.total(tf.reduce_sum(rows))
+        terms = {
+            "mean": tiny.Term(context.mean(rows)),
+            "masked": tiny.Term(context.masked_mean(rows, mask)),
+            "none": tiny.Term(context.masked_mean(rows, 0.0 * mask)),
+        }
+        draw = tf.random.stateless_uniform([], context.seed("draw"))
+        metrics = {"total/max": total, "draw/min": draw, "draw/max": draw,
+                   "rows/min": tf.reduce_min(rows), "rows/max": tf.reduce_max(rows)}
+        return tiny.StepResult(terms, metrics, {"labels": context.state["labels"] + total})
+
+values = tiny.batches(4)
+labels = [np.array([0, 1, 0, 2, 3, 3]), np.array([2, 3, 2, 0, 1, 0]), np.array([0, 1, 0, 1, 0, 1]),
+          np.array([3, 3, 3, 3, 3, 3])]    # kept rows lie on one replica, the other, none, both
+values = [b._replace(labels=l) for b, l in zip(values, labels)]
+method = Sums(tiny.NoOptions(), tiny.CLASSES)
+engine = Engine(method, tiny.SPEC, tiny.settings(), strategy=strategy())
+found = engine.run(engine.iterator(tiny.dataset(halves(values))), 0, 4)
+state = [float(v) for v in engine.strategy.experimental_local_results(engine.state["labels"])]
+print(json.dumps({"found": {n: v.tolist() for n, v in found.items()},
+                  "labels": [l.tolist() for l in labels], "state": state}))
+"""
+
+
+def test_sums_and_masked_means_are_over_the_global_batch():
+    result = _output_of(_CONTEXT)
+    found = result["found"]
+    for update, labels in enumerate(result["labels"]):
+        kept = [label for label in labels if label >= 2]
+        assert found["loss/mean"][update] == pytest.approx(sum(labels) / len(labels))
+        assert found["loss/masked"][update] == pytest.approx(sum(kept) / max(len(kept), 1))
+        assert found["loss/none"][update] == 0
+        assert found["total/max"][update] == sum(labels)
+        assert found["rows/min"][update] == min(labels)
+        assert found["rows/max"][update] == max(labels)
+        assert found["draw/min"][update] != found["draw/max"][update]  # replicas mix on their own
+    assert result["state"] == [float(sum(map(sum, result["labels"])))] * 2
