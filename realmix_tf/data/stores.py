@@ -31,6 +31,7 @@ class ImageStore:
 
     Attributes:
       labels: int64 [N], −1 where there is no true label.
+      failure: what went wrong inside a tf.data pipeline, which reports such errors only as text.
 
     Raises:
       DataError: an image that is not a PNG of that shape; the file and record are named.
@@ -46,6 +47,7 @@ class ImageStore:
         self.path = Path(reader.path)
         self.shape = shape
         self.labels = reader.labels[indices]
+        self.failure: DataError | None = None
         self._reader, self._indices = reader, indices
         self._images: npt.NDArray[np.uint8] | None = None
         self._tensor: tf.Tensor | None = None
@@ -99,7 +101,10 @@ class ImageStore:
         return images
 
     def _unusable(self, what: str) -> DataError:
-        return DataError(what, self.path, "scripts/verify.py on this file, then build it again")
+        self.failure = DataError(
+            what, self.path, "scripts/verify.py on this file, then build it again"
+        )
+        return self.failure
 
     def _decode_all(self) -> npt.NDArray[np.uint8]:
         images = np.empty((len(self), *self.shape), np.uint8)

@@ -14,7 +14,7 @@ def one_hot(labels: tf.Tensor, num_classes: int, smoothing: float = 0.0) -> tf.T
 def sharpen(probabilities: tf.Tensor, temperature: float) -> tf.Tensor:
     """p^(1/T) normalised (MixMatch, equation 7): [N, C] → [N, C]; T = 1 changes nothing.
 
-    Working with logarithms relative to the row's maximum keeps small T and p = 0 finite.
+    Powers of ratios to the row's maximum stay finite for small T and for p = 0.
     """
     relative = probabilities / tf.reduce_max(probabilities, -1, keepdims=True)
     power = tf.pow(relative, 1.0 / temperature)

@@ -61,7 +61,6 @@ class NetworkSpec:
             ("num_classes", 2, 1_000_000),
             ("height", 4, 4096),
             ("width", 4, 4096),
-            ("channels", 1, 4),
             ("filters", 1, 4096),
             ("repeat", 1, 64),
             ("scales", 0, 10),
@@ -69,6 +68,8 @@ class NetworkSpec:
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
                 raise UsageError(f"{name} is {value!r}, not a whole number from {low} to {high}")
+        if type(self.channels) is not int or self.channels not in (1, 3):
+            raise UsageError(f"channels is {self.channels!r}, not 1 or 3")
         if not 0 <= self.bn_decay < 1:
             raise UsageError(f"bn_decay is {self.bn_decay!r}, not in [0, 1)")
         for name in ("mean", "std"):

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
-from realmix_tf.errors import CheckpointError, DivergedError, Interrupted
+from realmix_tf.errors import CheckpointError, DivergedError, Interrupted, ResourceError
 from realmix_tf.training import checkpoint, logs
 from realmix_tf.training.engine import Engine
 from realmix_tf.training.input import TrainingInput
@@ -125,7 +126,10 @@ class _Run:
     def _advance(self, iterator: Iterator[Any], count: int) -> float:
         """Runs ``count`` updates in one call; returns the seconds it took."""
         start = time.monotonic()
-        metrics = self.engine.run(iterator, self.updates, count)
+        try:
+            metrics = self.engine.run(iterator, self.updates, count)
+        except tf.errors.OpError as error:
+            raise self._readable(error) from error
         seconds = time.monotonic() - start
         self.updates += count
         self.period.add(metrics)
@@ -138,6 +142,14 @@ class _Run:
             self.period_updates += count
             self.progress.update(self.updates, count, seconds, metrics)
         return seconds
+
+    def _readable(self, error: tf.errors.OpError) -> Exception:
+        for store in (self.source.data.labeled, self.source.data.unlabeled):
+            if store is not None and store.failure is not None:
+                return store.failure
+        if isinstance(error, tf.errors.ResourceExhaustedError):
+            return ResourceError("out of memory", f"update {self.updates}", "a smaller --batch")
+        return error
 
     def _settle(self, board: logs.TensorBoard, stop: StopRequest) -> None:
         """Reports, saves and stops, whichever is due where the run stands."""

@@ -275,3 +275,21 @@ def test_help_is_quick_and_needs_no_tensorflow() -> None:
     assert done.returncode == 0, done.stderr
     assert "--w_match" in done.stdout
     assert "--tsa" not in done.stdout
+
+
+def test_a_record_damaged_under_a_run_that_reads_from_its_file_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = squares.write_split(tmp_path / "data")
+    path = data / "SSL" / "squares.1@12-unlabel.tfrecord"
+    # Without a manifest nothing but the record's own checksum can tell.
+    Path(f"{path}.json").unlink()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    flags = [*squares.small_flags(data, tmp_path), "--nomemoize", "--dataset=squares.1@12-0"]
+    assert main(["--method=mixmatch", *flags]) == 3
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert "record" in error
+    assert path.name in error
