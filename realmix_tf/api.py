@@ -169,10 +169,6 @@ def train(
 
     config_class = get_method(method).Config
     name = DatasetName.parse(dataset)
-
-    from realmix_tf import run as runs
-    from realmix_tf.data.training_data import DataSettings
-
     parts = (TrainSettings, NetworkOptions, config_class)
     names = [{item.name for item in fields(part)} for part in parts]
     _known(options, set().union(*names), f"train with method={method!r}")
@@ -181,6 +177,11 @@ def train(
     )
     config = config_class(**of_method)
     check_options(config)
+
+    # Only now, so that a misspelt option is said at once.
+    from realmix_tf import run as runs
+    from realmix_tf.data.training_data import DataSettings
+
     request = runs.RunRequest(
         method=method,
         data=DataSettings(name, Path(data_dir)),

@@ -19,6 +19,7 @@ def option(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] | None = None,
+    off: float | None = None,
 ) -> Any:
     """A documented field of a ``Config``; it becomes a flag with this help, checked to its range.
 
@@ -27,8 +28,9 @@ def option(
       help: one sentence with the unit.
       low, high: inclusive bounds of a number.
       choices: allowed words.
+      off: a number outside the bounds that means "not used".
     """
-    metadata = {"help": help, "low": low, "high": high, "choices": choices}
+    metadata = {"help": help, "low": low, "high": high, "choices": choices, "off": off}
     return field(default=default, metadata=metadata)
 
 
@@ -43,6 +45,8 @@ def check_options(config: Any) -> None:
         low, high, choices = rules.get("low"), rules.get("high"), rules.get("choices")
         if choices and value not in choices:
             raise UsageError(f"{value!r} is not possible here", f"--{name}", " or ".join(choices))
+        if value == rules.get("off"):
+            continue
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             above = low is None or value >= low
             below = high is None or value <= high

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from realmix_tf.errors import UsageError
 from realmix_tf.lazy import tf
 from realmix_tf.methods import annealing, masks
 from realmix_tf.methods.base import (
@@ -46,22 +45,18 @@ class RealMix(MixMatch):
             -1.0,
             "Share q in (0, 1) of unlabelled rows, the least confident of each batch, to leave out "
             "of the consistency loss; -1 for none.",
+            1e-6,
+            0.999999,
+            off=-1.0,
         )
         confidence_mask: float = option(
             -1.0,
             "Leave out unlabelled rows whose largest probability is below this, in (0, 1); "
             "-1 for none.",
+            1e-6,
+            0.999999,
+            off=-1.0,
         )
-
-        def __post_init__(self) -> None:
-            for name in ("percent_mask", "confidence_mask"):
-                value = getattr(self, name)
-                if value != -1 and not 0 < value < 1:
-                    raise UsageError(
-                        f"{value!r} is out of range",
-                        f"--{name}",
-                        "a number in (0, 1), or -1 for none",
-                    )
 
     config: Config
 

@@ -30,6 +30,7 @@ NAN, INF = float("nan"), float("inf")
         (MixMatch.Config(temperature=1.5), "--temperature"),
         (MixMatch.Config(warmup_kimg=-1.0), "--warmup_kimg"),
         (RealMix.Config(percent_mask=1.0), "--percent_mask"),
+        (RealMix.Config(percent_mask=-0.5), "--percent_mask"),
         (RealMix.Config(percent_mask=-2.0), "--percent_mask"),
         (RealMix.Config(percent_mask=NAN), "--percent_mask"),
         (RealMix.Config(confidence_mask=1.0), "--confidence_mask"),
