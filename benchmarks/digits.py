@@ -79,9 +79,8 @@ def main() -> int:
     print(
         f"digits, 8x8, 500 test images; {updates} updates of 64, small network, shifts of one pixel"
     )
-    print(
-        f"{'labels':>6}  {'method':<17}{'test accuracy':>15}{'over supervised':>17}{'s a run':>9}  runs"
-    )
+    columns = ("labels", "method", "test accuracy", "over supervised", "s a run", "runs")
+    print("{:>6}  {:<17}{:>15}{:>17}{:>9}  {}".format(*columns))
     baseline = 0.0
     for labels, method, scores, seconds in rows:
         mean = statistics.mean(scores)

@@ -48,6 +48,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> Any:
         raise UsageError(f"there is nothing to do with {arguments[0]!r}", "", EXAMPLE)
     if not values.aug_dataset:
         raise UsageError("no split was named", "--aug_dataset", EXAMPLE)
+    app.load_tensorflow()
     result = make_copies(
         CopyOptions(
             data_dir=Path(app.data_dir(values)),

@@ -245,7 +245,9 @@ class _Opened:
         described = {r: reader.manifest for r, reader in self._readers.items() if reader.manifest}
         for role, manifest in described.items():
             first_role, first = next(iter(described.items()))
-            if _shape(manifest) != _shape(first) or manifest.classes != first.classes:
+            # Names say nothing about images without a label: those may be of any class.
+            named = bool(manifest.labeled) and manifest.classes != first.classes
+            if named or _shape(manifest) != _shape(first):
                 raise DataError(
                     f"the {role} and {first_role} sets disagree on image size or classes",
                     self._readers[role].path,

@@ -139,6 +139,20 @@ def test_sets_of_different_classes_do_not_mix(split: Path) -> None:
         load(split, "squares.1@12-10")
 
 
+def test_unlabeled_images_may_come_from_a_set_of_other_classes(split: Path) -> None:
+    images, _ = squares.pictures(30, 7)
+    squares.write(
+        split / "SSL/squares.1@12-unlabel.tfrecord",
+        images,
+        np.full(30, -1),
+        "unlabel",
+        classes=("cyan", "magenta"),
+    )
+    data = load(split, "squares.1@12-0")
+    assert data.classes == squares.CLASSES
+    assert len(data.unlabeled) == 30
+
+
 def test_files_without_manifests_are_read_and_that_is_said(split: Path) -> None:
     for manifest in split.rglob("*.tfrecord.json"):
         manifest.unlink()
