@@ -1,68 +1,17 @@
-"""A run's metrics.jsonl: reading it, and the statistics the literature reports. No TensorFlow."""
+"""The statistics the literature reports, from a run's metrics.jsonl. No TensorFlow."""
 
 from __future__ import annotations
 
-import json
 import statistics
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from realmix_tf.errors import DataError
-from realmix_tf.files import resource_error, write_json
+from realmix_tf.files import write_json
+from realmix_tf.training.logs import read_lines
 
 SCHEMA = 1
 WINDOWS = (1, 10, 20, 50)
-_MAX_BYTES = 1 << 30
-
-
-@dataclass(frozen=True)
-class Lines:
-    """The lines of a run's log, one a point of training, in order of images seen.
-
-    Attributes:
-      lines: the JSON objects; their ``images`` rise strictly.
-      repeated: lines left out because a later one has the same ``images`` (a resumed run).
-      incomplete: 1 if the file ended within a line (a run that was cut off, or goes on), else 0.
-    """
-
-    lines: list[dict[str, Any]]
-    repeated: int
-    incomplete: int
-
-
-def read_lines(path: Path) -> Lines:
-    """Reads a file of JSON objects, one a line, each with a whole number ``images`` ≥ 0.
-
-    Of several lines with the same ``images`` the last counts. A last line that ends without a
-    newline and is not complete is left out and counted; any other damage is an error.
-
-    Raises:
-      DataError: no such file, or a line that cannot be understood (named).
-    """
-    if not path.is_file():
-        raise DataError("there is no such file", path, "the folder of a training run")
-    if path.stat().st_size > _MAX_BYTES:
-        raise DataError("this file is too large to be a run's log", path)
-    try:
-        rows = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise resource_error(error, path) from error
-    found: dict[int, dict[str, Any]] = {}
-    read = 0
-    for number, row in enumerate(rows[:-1], 1):
-        value = _object(row)
-        if value is None:
-            raise DataError("this line is damaged", f"{path}, line {number}", _REMEDY)
-        found[value["images"]] = value
-        read += 1
-    last = _object(rows[-1])
-    if last is not None:
-        found[last["images"]] = last
-        read += 1
-    incomplete = int(last is None and rows[-1] != b"")
-    ordered = [found[images] for images in sorted(found)]
-    return Lines(ordered, read - len(ordered), incomplete)
 
 
 def summarize_accuracy(run_dir: str | Path) -> dict[str, Any]:
@@ -132,16 +81,6 @@ _NO_CHOICE = "there is no validation set, so no point was chosen; test accuracy 
 
 def _key(window: int) -> str:
     return f"last{window:02d}"
-
-
-def _object(row: bytes) -> dict[str, Any] | None:
-    try:
-        value = json.loads(row)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(value, dict) or type(value.get("images")) is not int or value["images"] < 0:
-        return None
-    return value
 
 
 def _check_sets(line: dict[str, Any], log: Path) -> None:

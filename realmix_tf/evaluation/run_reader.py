@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from realmix_tf.errors import DataError, RealmixError
-from realmix_tf.evaluation.accuracy import accuracy_summary, read_lines
+from realmix_tf.evaluation.accuracy import accuracy_summary
 from realmix_tf.files import read_json
+from realmix_tf.training.logs import read_lines
 
 SETS = ("labeled", "valid", "test")
 _MAX_VIEW_BYTES = 1 << 30

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,68 @@ import numpy as np
 from realmix_tf.errors import DataError
 from realmix_tf.files import json_text, resource_error, write_text
 
+_MAX_BYTES = 1 << 30
+_REMEDY = "restore the file from a copy, or start the run again with --fresh"
 LINE_SECONDS = 30.0  # between lines where there is no terminal
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The lines of a run's log, one a point of training, in order of images seen.
+
+    Attributes:
+      lines: the JSON objects; their ``images`` rise strictly.
+      repeated: lines left out because a later one has the same ``images`` (a resumed run).
+      incomplete: 1 if the file ended within a line (a run that was cut off, or goes on), else 0.
+    """
+
+    lines: list[dict[str, Any]]
+    repeated: int
+    incomplete: int
+
+
+def read_lines(path: Path) -> Lines:
+    """Reads a file of JSON objects, one a line, each with a whole number ``images`` ≥ 0.
+
+    Of several lines with the same ``images`` the last counts. A last line that ends without a
+    newline and is not complete is left out and counted; any other damage is an error.
+
+    Raises:
+      DataError: no such file, or a line that cannot be understood (named).
+    """
+    if not path.is_file():
+        raise DataError("there is no such file", path, "the folder of a training run")
+    if path.stat().st_size > _MAX_BYTES:
+        raise DataError("this file is too large to be a run's log", path)
+    try:
+        rows = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise resource_error(error, path) from error
+    found: dict[int, dict[str, Any]] = {}
+    read = 0
+    for number, row in enumerate(rows[:-1], 1):
+        value = _object(row)
+        if value is None:
+            raise DataError("this line is damaged", f"{path}, line {number}", _REMEDY)
+        found[value["images"]] = value
+        read += 1
+    last = _object(rows[-1])
+    if last is not None:
+        found[last["images"]] = last
+        read += 1
+    incomplete = int(last is None and rows[-1] != b"")
+    ordered = [found[images] for images in sorted(found)]
+    return Lines(ordered, read - len(ordered), incomplete)
+
+
+def _object(row: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(row)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict) or type(value.get("images")) is not int or value["images"] < 0:
+        return None
+    return value
 
 
 class JsonLines:
@@ -33,26 +95,9 @@ class JsonLines:
         """The lines so far; an unfinished last line (a kill while writing) is left out.
 
         Raises:
-          DataError: another line is not JSON.
+          DataError: another line cannot be understood.
         """
-        if not self.path.exists():
-            return []
-        text = self.path.read_text("utf-8", errors="replace")
-        lines = text.split("\n")[:-1]
-        values = []
-        for number, line in enumerate(lines, 1):
-            try:
-                value = json.loads(line)
-                if not isinstance(value, dict) or not isinstance(value.get("images"), int):
-                    raise ValueError("no 'images'")
-            except ValueError as error:
-                raise DataError(
-                    f"line {number} is not one of ours: {error}",
-                    self.path,
-                    "--fresh, or restore it",
-                ) from error
-            values.append(value)
-        return values
+        return read_lines(self.path).lines if self.path.exists() else []
 
     def keep_up_to(self, images: int) -> list[dict[str, Any]]:
         """Drops the lines past ``images`` (they will be made again) and returns the others."""
