@@ -28,6 +28,7 @@ from realmix_tf.evaluation.classifier import Classifier, Predictor, assign_weigh
 from realmix_tf.evaluation.metrics import classification_metrics, full_evaluation
 from realmix_tf.evaluation.model_file import ModelDescription
 from realmix_tf.evaluation.report import write_report
+from realmix_tf.evaluation.run_reader import load_run
 from realmix_tf.files import FolderLock, atomic_write, json_text, read_json, write_json
 from realmix_tf.methods.base import Method
 from realmix_tf.methods.registry import get_method
@@ -128,6 +129,8 @@ def run(request: RunRequest, progress: logs.Progress | None = None) -> RunResult
     """
     method_class = get_method(request.method)
     settings = request.settings
+    if request.baseline:
+        load_run(Path(request.baseline))
     say = progress or logs.Progress(settings.total_updates, settings.batch)
     if settings.augment == "auto":
         policy = get_policy(default_policy(request.data.name.dataset))
@@ -147,22 +150,25 @@ def run(request: RunRequest, progress: logs.Progress | None = None) -> RunResult
             shuffle=settings.shuffle > 0,
         )
         precision = devices.resolve_precision(settings.precision)
-        if request.fresh:
-            _discard(folder)
         identity = _identity(request, method, spec, precision, data, policy.name)
         engine = Engine(method, spec, settings, precision)
         if request.load_checkpoint:
             _start_from(engine, request.load_checkpoint)
+        # Everything that can be refused has been looked at before anything is changed.
+        if request.fresh:
+            _discard(folder)
+        else:
+            loop.find_checkpoint(folder, settings, identity, lambda text: None)
         _describe(request, folder, data, spec, identity, precision)
         _introduce(say, request, data, precision, folder)
         evaluator = Evaluator(data, spec)
-        _save_views(folder, source)
+        _save_views(folder, source, engine)
         outcome = loop.train(engine, source, folder, settings, identity, evaluator, say)
         finished = outcome.trained == 0 and folder.evaluation.exists() and folder.model.is_dir()
         if finished:
             say.line(f"already finished after {outcome.images} images: {folder.path}")
         else:
-            _conclude(folder, engine, data, spec, evaluator, outcome)
+            _conclude(folder, engine, data, evaluator, outcome)
         report = write_report(folder.path, Path(request.baseline) if request.baseline else None)
         accuracy = {
             name: value["accuracy"] for name, value in read_json(folder.evaluation)["sets"].items()
@@ -390,16 +396,26 @@ def _discard(folder: RunFolder) -> None:
         path.unlink(missing_ok=True)
 
 
-def _save_views(folder: RunFolder, source: TrainingInput) -> None:
-    """The first batch as the network will see it, so that wrong augmentation shows in a minute."""
+def _save_views(folder: RunFolder, source: TrainingInput, engine: Engine) -> None:
+    """The first batch's views, so that wrong augmentation shows in a minute.
+
+    ``mixed.npz`` holds what the network is then trained on, where the method mixes the views.
+    """
     batch = source.part(tf.constant(0, tf.int64))
+    fed = engine.first_input(batch)
+    if not any(fed is view for view in batch.labeled.values()):
+        _save_arrays(folder.views / "mixed.npz", {"images": _pixels(fed)})
     labels = batch.labels.numpy()[:_VIEW_IMAGES]
     for kind, views in (("labeled", batch.labeled), ("unlabeled", batch.unlabeled)):
         for index, view in enumerate(views.values()):
             name = kind if kind == "labeled" else f"{kind}_{index}"
-            pixels = np.round((view.numpy()[:_VIEW_IMAGES] + 1) * 127.5).astype(np.uint8)
-            arrays = {"images": pixels} | ({"labels": labels} if kind == "labeled" else {})
+            arrays = {"images": _pixels(view)} | ({"labels": labels} if kind == "labeled" else {})
             _save_arrays(folder.views / f"{name}.npz", arrays)
+
+
+def _pixels(view: tf.Tensor) -> np.ndarray:
+    """float32 [N, H, W, C] in [−1, 1] → uint8, the first images."""
+    return np.round((view.numpy()[:_VIEW_IMAGES] + 1) * 127.5).astype(np.uint8)
 
 
 def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -411,7 +427,6 @@ def _conclude(
     folder: RunFolder,
     engine: Engine,
     data: TrainingData,
-    spec: NetworkSpec,
     evaluator: Evaluator,
     outcome: loop.Outcome,
 ) -> None:
@@ -452,6 +467,8 @@ def _rank_unlabeled(folder: RunFolder, store: ImageStore, evaluator: Evaluator) 
             "images": images,
             "probability": confidence[chosen],
             "predicted": probabilities[chosen].argmax(1),
+            "ranked": np.int64(len(confidence)),
+            "of": np.int64(len(store)),
         }
         _save_arrays(folder.views / f"{name}.npz", arrays)
 
@@ -467,7 +484,7 @@ def evaluate_checkpoint(request: RunRequest, path: str) -> dict[str, Any]:
 
     Args:
       request: names the data; the network comes from the checkpoint's run.
-      path: prefix of a checkpoint.
+      path: prefix of a checkpoint, or a run folder for its newest.
 
     Returns:
       weights → set → accuracy in [0, 1].
@@ -475,6 +492,11 @@ def evaluate_checkpoint(request: RunRequest, path: str) -> dict[str, Any]:
     Raises:
       CheckpointError: the checkpoint cannot be used with these data.
     """
+    if Path(path).is_dir():
+        found = checkpoint.newest(RunFolder(Path(path)).checkpoints, lambda text: None)
+        if found is None:
+            raise CheckpointError("there is no checkpoint", path, "…/tf/model.ckpt-<images>")
+        path = str(found.prefix)
     classifier = Classifier.load(path)
     data = load_training_data(replace(request.data, need_unlabeled=False))
     spec = classifier.spec

@@ -36,12 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def main_fs_baseline(argv: Sequence[str] | None = None) -> int:
     """The supervised baseline on all labels of a dataset."""
-    return _execute("fs_baseline", argv, "supervised", "cifar10-5000")
+    return _execute("realmix-fs-baseline", argv, "supervised", "cifar10-5000")
 
 
 def main_fs_mixup(argv: Sequence[str] | None = None) -> int:
     """The supervised baseline with MixUp."""
-    return _execute("fs_mixup", argv, "mixup_supervised", "cifar10-5000")
+    return _execute("realmix-fs-mixup", argv, "mixup_supervised", "cifar10-5000")
 
 
 def _execute(name: str, argv: Sequence[str] | None, fixed: str | None, dataset: str) -> int:
@@ -58,6 +58,10 @@ def _execute(name: str, argv: Sequence[str] | None, fixed: str | None, dataset: 
             raise UsageError(f"there is an argument too many: {rest[0]!r}", "", f"{name} --help")
         return _run(values, chosen, (name, *words))
 
+    if fixed:
+        summary = f"train the baseline {fixed!r} on the labelled images of a dataset"
+        usage = f"--dataset=NAME-VALID\n\nexample: {name} --data_dir=data --dataset=mydataset-50"
+        return app.execute(name, summary, define, run, argv, usage)
     return app.execute(name, SUMMARY, define, run, argv, USAGE)
 
 
@@ -204,6 +208,18 @@ def _run(values: absl_flags.FlagValues, method_name: str, command: tuple[str, ..
 def _dataset_name(given: dict[str, Any]) -> DatasetName:
     """--dataset, or --dataset with sizes and seed as flags of their own."""
     text, labels, valid = given["dataset"], given["label_size"], given["valid_size"]
+    if "@" in text:
+        name = DatasetName.parse(text)
+        for flag, wanted, said in (
+            ("label_size", labels, name.labels),
+            ("valid_size", valid, name.valid),
+            ("split_seed", given["split_seed"], name.seed),
+        ):
+            if wanted and wanted != said:
+                raise UsageError(
+                    f"--{flag} is {wanted} but {text!r} says {said}", "", f"leave --{flag} out"
+                )
+        return name
     if labels:
         return DatasetName.parse(f"{text}.{given['split_seed']}@{labels}-{valid}")
     return DatasetName.parse(f"{text}-{valid}" if valid else text)

@@ -26,6 +26,7 @@ from realmix_tf.data.stores import ImageStore
 from realmix_tf.errors import DataError, UsageError
 from realmix_tf.files import read_json, sha256_file
 
+_GUESSED_MEMORY = 4 << 30
 _MEMORY_SHARE = 0.5  # of the free memory that decoded images may take
 
 
@@ -112,7 +113,8 @@ def load_training_data(settings: DataSettings) -> TrainingData:
 
     shape, classes = opened.shape_and_classes(labeled)
     in_memory = settings.in_memory
-    needed = int(np.prod(shape)) * (len(labeled_ids) + len(unlabeled_ids))
+    images = len(labeled_ids) + len(unlabeled_ids) + len(valid_ids)
+    needed = int(np.prod(shape)) * (images + (0 if test is None else len(test)))
     if in_memory and needed > _MEMORY_SHARE * _free_memory():
         in_memory = False
         opened.notes.append("the images do not fit the free memory and are read from their files")
@@ -231,11 +233,18 @@ class _Opened:
         manifest = reader.manifest
         if manifest is None:
             self.notes.append(f"{path.name} has no manifest; every label in it is taken as true")
+        digest = sha256_file(path)
+        if manifest is not None and digest != manifest.sha256:
+            raise DataError(
+                "this file is not the one its manifest describes (SHA-256 differs)",
+                path,
+                "scripts/verify.py on it, then build it again",
+            )
         self._readers[role] = reader
         self.sources[role] = {
             "file": path.name,
             "records": len(reader),
-            "sha256": manifest.sha256 if manifest else sha256_file(path),
+            "sha256": digest,
         }
         return reader
 
@@ -311,4 +320,8 @@ def _shape(manifest: Manifest) -> tuple[int, int, int]:
 
 
 def _free_memory() -> int:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Bytes free for use, or a cautious guess where the system does not tell (macOS)."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return _GUESSED_MEMORY

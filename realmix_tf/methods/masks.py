@@ -27,6 +27,7 @@ def lowest_fraction_mask(confidence: tf.Tensor, fraction: float) -> tf.Tensor:
     """0 for the ⌊fraction·N⌋ rows of lowest confidence, 1 for the others.
 
     Rows are ranked, ties by position, so exactly that many are dropped however many are equal.
+    Under several replicas each ranks its own rows.
 
     Args:
       confidence: [N].

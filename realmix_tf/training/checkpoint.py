@@ -72,11 +72,9 @@ def save(folder: Path, images: int, variables: Mapping[str, Any], host: dict[str
     prefix = prefix_for(folder, images)
     temporary = folder / f"{TEMPORARY_PREFIX}{prefix.name}.{os.getpid()}"
     names = list(variables)
+    renaming = False
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _sibling(temporary, _SAVING).touch()
-        with contextlib.suppress(FileNotFoundError):
-            _sibling(prefix, ".json").unlink()
         tf.raw_ops.SaveV2(
             prefix=str(temporary),
             tensor_names=names,
@@ -90,7 +88,13 @@ def save(folder: Path, images: int, variables: Mapping[str, Any], host: dict[str
             os.fsync(descriptor)
             os.close(descriptor)
             described[ending] = {"bytes": part.stat().st_size, "sha256": sha256_file(part)}
-            os.replace(part, _sibling(prefix, ending))
+        # Only now, with the new bundle safe on the disk, does an old one of this name go.
+        _sibling(temporary, _SAVING).touch()
+        renaming = True
+        with contextlib.suppress(FileNotFoundError):
+            _sibling(prefix, ".json").unlink()
+        for ending in (_DATA, _INDEX):
+            os.replace(_sibling(temporary, ending), _sibling(prefix, ending))
         sync_directory(folder)
         mark = {"schema": SCHEMA, "images": images, "files": described, "host": host}
         write_json(_sibling(prefix, ".json"), mark)
@@ -101,7 +105,8 @@ def save(folder: Path, images: int, variables: Mapping[str, Any], host: dict[str
     except tf.errors.OpError as error:
         raise ResourceError(f"cannot be written: {error.message}", prefix) from error
     finally:
-        _drop_unmarked(prefix)
+        if renaming:
+            _drop_unmarked(prefix)
         for leftover in folder.glob(f"{temporary.name}*"):
             with contextlib.suppress(OSError):
                 leftover.unlink()

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from realmix_tf.methods.base import Batch, Method, StepResult
 from realmix_tf.nets.build import build_network
+from realmix_tf.nets.layers import Output
 from realmix_tf.nets.spec import NetworkSpec
 from realmix_tf.randomness import key
 from realmix_tf.training.settings import TrainSettings
@@ -133,6 +134,23 @@ class Engine:
         # Keras numbers the optimisers of a process; that number is no part of the name.
         named |= {f"optimizer/{v.path.partition('/')[2]}": v for v in self.optimizer.variables}
         return named
+
+    def first_input(self, batch: Batch) -> tf.Tensor:
+        """The images the first trained pass of update 0 would read: float32 [N, H, W, C].
+
+        The method runs with a stand-in for the network, so this costs no computation of note.
+        """
+        fed: list[tf.Tensor] = []
+
+        def network(images: tf.Tensor, *, training: bool, update_stats: bool) -> Output:
+            if update_stats:
+                fed.append(images)
+            rows, classes = images.shape[0], self.network.spec.num_classes
+            return Output(tf.zeros([rows, classes]), tf.zeros([rows, 1]))
+
+        update = tf.constant(0, tf.int64)
+        self.method.losses(batch, network, StepContext(update, self.settings, self.state, 1))
+        return fed[0]
 
     def weights(self, averaged: bool) -> dict[str, np.ndarray]:
         """The network's variables by name, for evaluation and export.

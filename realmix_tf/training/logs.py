@@ -211,10 +211,6 @@ class Progress:
             self._out.write(text + "\n")
         self._out.flush()
 
-    def forget_rate(self) -> None:
-        """The next call's time includes compiling or evaluation; measure anew after it."""
-        self._rate = None
-
     def line(self, text: str) -> None:
         """A line of its own."""
         if self._open_line:
@@ -227,7 +223,7 @@ class Progress:
 class TensorBoard:
     """Scalars for TensorBoard. A failure here is said once and never stops a run."""
 
-    def __init__(self, folder: Path, resumed_at: int, warn: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, forget_from: int, warn: Callable[[str], None]) -> None:
         self._writer: Any = None
         self._warn = warn
         with self._tolerant():
@@ -235,10 +231,10 @@ class TensorBoard:
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
             self._writer = EventFileWriter(str(folder))
-            if resumed_at:
-                # Tells TensorBoard to forget what the interrupted run wrote past this point.
+            if forget_from > 1:
+                # Tells TensorBoard to forget what an interrupted run wrote from this step on.
                 start = SessionLog(status=SessionLog.START)
-                self._writer.add_event(Event(step=resumed_at, session_log=start))
+                self._writer.add_event(Event(step=forget_from, session_log=start))
 
     def write(self, images: int, values: Mapping[str, float]) -> None:
         """Adds scalars at ``images``."""
@@ -274,15 +270,18 @@ def scalars(line: Mapping[str, Any]) -> dict[str, float]:
     values = {name: value for name, value in line["train"].items() if value is not None}
     for weights in ("ema", "raw"):
         for name, metrics in line.get(weights, {}).items():
-            for key in ("accuracy", "nll", "ece", "macro_f1", "weighted_f1"):
-                if metrics.get(key) is not None:
-                    values[f"{weights}/{name}/{key}"] = metrics[key]
+            for key, value in metrics.items():
+                if isinstance(value, float):
+                    values[f"{weights}/{name}/{key}"] = value
+    for number, value in enumerate(line["ema"].get("test", {}).get("per_class_accuracy", ())):
+        if value is not None:
+            values[f"ema/test/class/{number}"] = value
     for tag, name in (
         ("accuracy", "test"),
         ("accuracy/valid", "valid"),
         ("accuracy/train_labeled", "labeled"),
     ):
-        if name in line.get("ema", {}):
+        if name in line["ema"]:
             values[tag] = line["ema"][name]["accuracy"]
     return values
 

@@ -106,7 +106,11 @@ class _Run:
     def train(self, stop: StopRequest) -> Outcome:
         self._continue()
         started, total = self.updates, self.settings.total_updates
-        board = logs.TensorBoard(self.folder.checkpoints, self.images, self.progress.line)
+        if self.reported_at == self.updates == total:
+            return Outcome(self.updates, self.images, 0, self.best)
+        # Points up to here stand; of a report that is made again, the old one goes.
+        forget = self.images + (self.reported_at == self.updates)
+        board = logs.TensorBoard(self.folder.checkpoints, forget, self.progress.line)
         try:
             self._settle(board, stop)
             if self.updates < total:
@@ -155,7 +159,8 @@ class _Run:
         """Reports, saves and stops, whichever is due where the run stands."""
         if self.reported_at != self.updates and self._at(self.settings.report_kimg):
             self._report(board, stop)
-        if self._at(self.settings.save_kimg) or stop.number:
+        best_now = self.best is not None and self.best["images"] == self.images
+        if self._at(self.settings.save_kimg) or best_now or stop.number:
             self._save()
         if stop.number:
             total = self.settings.total_updates * self.settings.batch
@@ -167,14 +172,12 @@ class _Run:
             )
 
     def _continue(self) -> None:
-        checkpoint.clean(self.folder.checkpoints)
-        found = checkpoint.newest(self.folder.checkpoints, self.progress.line)
+        found = find_checkpoint(self.folder, self.settings, self.identity, self.progress.line)
         if found is None:
             self.metrics.keep_up_to(-1)
             self.timing.keep_up_to(-1)
             return
         host = found.host
-        check_identity(host.get("identity", {}), self.identity, str(found.prefix))
         checkpoint.restore(found, self.engine.variables())
         self.updates = found.images // self.settings.batch
         self.skipped_in_row = int(host["skipped_in_row"])
@@ -229,7 +232,6 @@ class _Run:
         except EvaluationStopped:
             return
         self.reported_at = self.updates
-        self.saved_at = -1  # what a report leaves belongs into the checkpoint of this moment
         self.period = logs.PeriodMeans()
         valid = line["ema"].get("valid")
         if valid and (self.best is None or valid["accuracy"] > self.best["valid"]):
@@ -270,6 +272,34 @@ class _Run:
         self.saved_at = self.updates
         protect = {self.best["images"]} if self.best else set()
         checkpoint.prune(self.folder.checkpoints, self.settings.keep_ckpt, protect)
+
+
+def find_checkpoint(
+    folder: RunFolder,
+    settings: TrainSettings,
+    identity: dict[str, Any],
+    warn: Callable[[str], None],
+) -> checkpoint.Checkpoint | None:
+    """The checkpoint a run goes on from, or None for one that starts.
+
+    Raises:
+      CheckpointError: there are checkpoints but none is usable, the newest is of another run, or
+        there were checkpoints once and they are gone. A run never starts afresh unasked.
+    """
+    checkpoint.clean(folder.checkpoints)
+    found = checkpoint.newest(folder.checkpoints, warn)
+    if found is not None:
+        check_identity(found.host.get("identity", {}), identity, str(found.prefix))
+        return found
+    lines = logs.JsonLines(folder.metrics).read()
+    first_save = settings.updates(settings.save_kimg) * settings.batch
+    if folder.evaluation.exists() or (lines and lines[-1]["images"] > first_save):
+        raise CheckpointError(
+            "this run's results are here but its checkpoints are gone",
+            folder.checkpoints,
+            "--fresh to train again, or put the checkpoints back",
+        )
+    return None
 
 
 def check_identity(saved: dict[str, Any], current: dict[str, Any], where: str) -> None:

@@ -156,9 +156,14 @@ def test_other_settings_or_data_do_not_continue_a_run(finished, data: Path, tmp_
     whole, _, _ = finished
     shutil.copytree(whole, tmp_path / "squares.1@12-10" / whole.name)
     other = squares.write_split(tmp_path / "other", total=119)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.name != ".lock"}
     refused = run(*REALMIX, *squares.small_flags(other, tmp_path))
     assert refused.returncode == 5
     assert "this run was started with" in refused.stderr
+    fresh = [*REALMIX, *squares.small_flags(data, tmp_path), "--fresh", "--baseline=nowhere"]
+    assert run(*fresh).returncode == 3
+    for path, content in before.items():
+        assert path.read_bytes() == content
 
 
 def test_a_second_process_on_the_same_folder_is_refused(data: Path, tmp_path: Path) -> None:
@@ -243,6 +248,8 @@ def test_fine_tuning_starts_from_all_but_the_head(finished, data: Path, tmp_path
         (["--batch=512", "--train_kimg=8", "--report_kimg=8", "--save_kimg=8"], 2, "--batch"),
         (["--augment=stl10"], 2, "needs images of 13 pixels"),
         (["--load_checkpoint=nowhere"], 5, "nowhere"),
+        (["--baseline=nowhere"], 3, "there is no such run folder"),
+        (["--label_size=13"], 2, "--label_size is 13 but"),
     ],
 )
 def test_bad_requests_end_in_one_line_and_their_code(

@@ -314,3 +314,16 @@ def test_nothing_is_pruned_while_the_newest_is_damaged(tmp_path):
         checkpoint.prune(tmp_path, 1, set())
     assert len(checkpoint.committed(tmp_path)) == 3
     assert_holds(newest(tmp_path)[0], 200)
+
+
+def test_a_full_disk_while_a_checkpoint_is_saved_again_leaves_the_old_one(tmp_path, monkeypatch):
+    save(tmp_path, 100)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(ResourceError, match="no space left"):
+            save(tmp_path, 100)
+    assert_holds(newest(tmp_path)[0], 100)

@@ -127,3 +127,43 @@ def test_sums_and_masked_means_are_over_the_global_batch():
         assert found["rows/max"][update] == max(labels)
         assert found["draw/min"][update] != found["draw/max"][update]  # replicas mix on their own
     assert result["state"] == [float(sum(map(sum, result["labels"])))] * 2
+
+
+_REALMIX = """
+def parts(values):
+    half = tiny.ROWS // 2
+    for b in values:
+        for cut in (slice(0, half), slice(half, None)):
+            views = {name: view[cut] for name, view in b.unlabeled.items()}
+            yield tiny.Batch({"weak": b.labeled["weak"][cut]}, b.labels[cut], views)
+
+method = tiny.method("realmix", percent_mask=0.5, p_unlabeled="4,3,2,1", warmup_kimg=0.01)
+engine = Engine(method, tiny.SPEC, tiny.settings(lr=0.01, ema=0.9), strategy=strategy())
+data = tiny.dataset(list(parts(tiny.batches(4, views=2))))
+found = engine.run(engine.iterator(data), 0, 4)
+differences = {}
+for name, variable in engine.variables().items():
+    copies = engine.strategy.experimental_local_results(getattr(variable, "value", variable)
+        if not isinstance(variable, tf.Variable) else variable)
+    copies = [np.asarray(c) for c in copies]
+    differences[name] = [len(copies), float(np.abs(copies[0] - copies[-1]).max())]
+history = engine.state["class_history"].numpy()
+print(json.dumps({"found": {n: v.tolist() for n, v in found.items()}, "differences": differences,
+                  "history": [history.shape, history.sum(1).tolist(), float(np.ptp(history[-5]))]}))
+"""
+
+
+def test_realmix_keeps_its_replicas_alike_and_masks_on_each():
+    result = _output_of(_REALMIX)
+    # Unsynchronised batch statistics differ between replicas; their moving averages may not.
+    for name, (copies, difference) in result["differences"].items():
+        assert copies == 2, name
+        assert difference == 0, (name, difference)
+    found = result["found"]
+    assert found["kept/unlabeled"] == pytest.approx([0.5] * 4)
+    assert found["updates/skipped"] == [0] * 4
+    assert all(loss > 0 for loss in found["loss/l2u"])
+    shape, sums, oldest_spread = result["history"]
+    assert shape == [128, 4]
+    assert sums == pytest.approx([1.0] * 128)
+    assert oldest_spread == 0  # four updates pushed four rows; the fifth last is still uniform

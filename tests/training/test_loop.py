@@ -6,6 +6,8 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -76,8 +78,8 @@ def test_a_run_reports_each_period_and_keeps_the_best_by_validation(whole) -> No
     assert [line["updates"] for line in lines] == [10, 20, 30]
     assert all(0 < line["train"]["loss/total"] < 10 for line in lines)
     saved = [int(p.name[-8:]) // 6 for p in checkpoint.committed(folder / "tf")]
-    # At each save period, and where a report left something behind between two of them: never.
-    assert saved == [6, 12, 18, 24, 30]
+    # Each save period, the end, and the reports at 10 and 20 that were the best so far.
+    assert saved == [6, 10, 12, 18, 20, 24, 30]
 
 
 def same(folder: Path, engine: Engine, whole) -> None:
@@ -177,3 +179,47 @@ def test_another_run_s_checkpoints_are_refused_naming_the_difference(whole) -> N
     folder, _, _ = whole
     with pytest.raises(CheckpointError, match=r"started with lr = 0\.002, now it is 0\.1"):
         run(folder, identity=IDENTITY | {"lr": 0.1})
+
+
+def test_a_run_whose_checkpoints_were_deleted_does_not_silently_start_again(
+    whole, tmp_path: Path
+) -> None:
+    folder, _, _ = whole
+    log = (folder / "metrics.jsonl").read_bytes()
+    (tmp_path / "metrics.jsonl").write_bytes(log)
+    with pytest.raises(CheckpointError, match=r"its checkpoints are gone.*--fresh"):
+        run(tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == log
+
+
+def test_tensorboard_keeps_every_point_of_a_resumed_run_once(whole, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def stops_after_the_second(engine: Engine, stop) -> dict:
+        if int(engine.optimizer.iterations.numpy()) == 20:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return by_valid([0.5, 0.75, 0.6])(engine, stop)
+
+    with pytest.raises(Interrupted):
+        run(tmp_path, stops_after_the_second)
+    run(tmp_path)
+    board = EventAccumulator(str(tmp_path / "tf")).Reload()
+    points = board.Scalars("accuracy/valid")
+    assert [point.step for point in points] == [60, 120, 180]
+    files = list((tmp_path / "tf").glob("events.*"))
+    run(tmp_path)
+    assert list((tmp_path / "tf").glob("events.*")) == files
+
+
+def test_the_second_signal_ends_the_process_at_once() -> None:
+    code = (
+        "import os, signal, time\n"
+        "from realmix_tf.training.signals import StopRequest\n"
+        "with StopRequest() as stop:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    assert stop.number == signal.SIGTERM\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(60)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], timeout=30, check=False)
+    assert done.returncode == 130
