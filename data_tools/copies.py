@@ -18,7 +18,7 @@ from data_tools.ordering import KeyedPermutation
 from realmix_tf.augment.names import POLICY_NAMES
 from realmix_tf.data.images import decode_pngs, encode_pngs
 from realmix_tf.data.manifest import provenance
-from realmix_tf.data.names import DatasetName
+from realmix_tf.data.names import DatasetName, read_map
 from realmix_tf.data.records import (
     RecordReader,
     RecordWriter,
@@ -28,7 +28,7 @@ from realmix_tf.data.records import (
     refuse_existing,
 )
 from realmix_tf.errors import DataError, UsageError
-from realmix_tf.files import read_json, require_space
+from realmix_tf.files import require_space
 
 if TYPE_CHECKING:
     from realmix_tf.augment.policies import Policy
@@ -155,19 +155,7 @@ def _sources(reader: RecordReader, options: CopyOptions) -> NDArray[np.int64]:
     path = options.name.map_file(options.data_dir)
     if not path.exists():
         return np.arange(len(reader))
-    mapping = read_json(path)
-    ids = mapping.get("unlabel") if isinstance(mapping, dict) else None
-    if (
-        not isinstance(ids, list)
-        or len(ids) != len(reader)
-        or not all(type(i) is int and i >= 0 for i in ids)
-    ):
-        raise DataError(
-            f"the map does not list the {len(reader)} records of {reader.path.name}",
-            path,
-            "make the split again",
-        )
-    return np.array(ids, np.int64)
+    return read_map(path, len(reader))
 
 
 def _blocks(

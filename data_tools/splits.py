@@ -27,6 +27,8 @@ from realmix_tf.files import json_text, require_space, write_text
 
 Int64Array = NDArray[np.int64]
 COMMAND = "create_split"
+# Labels of the published STL-10 splits; which ones is a line of its fold file, not a draw.
+STL10_FOLD = 1000
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,10 @@ def create_split(options: SplitOptions) -> SplitResult:
     Both record files are pure functions of the inputs and the options. Drawn records are written
     in the order of the inputs. Frames are copied unchanged.
 
+    Inputs whose file name begins with ``stl10`` are drawn with equal shares, as published for
+    STL-10. One published split is not made: with 1,000 labels STL-10 uses a line of
+    ``stl10_fold_indices.txt``; here these labels are drawn like any others, and a note says so.
+
     Raises:
       UsageError: the split exists, or the options make no sense.
       DataError: an input is damaged, or has not enough labelled records.
@@ -171,7 +177,12 @@ def create_split(options: SplitOptions) -> SplitResult:
     with ExitStack() as stack:
         readers = [stack.enter_context(RecordReader(path)) for path in options.inputs]
         notes = _agree(readers)
-        stl10 = any("stl10" in str(path) for path in options.inputs)
+        stl10 = any(path.name.startswith("stl10") for path in options.inputs)
+        if stl10 and options.labels == STL10_FOLD:
+            notes.append(
+                f"the published STL-10 split with {STL10_FOLD} labels is a line of "
+                "stl10_fold_indices.txt; this one is drawn and has other ids"
+            )
         plain = [_labels_of(reader, notes) for reader in readers]
         labels = np.concatenate(plain)
         classes = max((reader.classes for reader in readers), key=len)
@@ -194,7 +205,11 @@ def create_split(options: SplitOptions) -> SplitResult:
             + " ".join(path.name for path in options.inputs),
             seed=options.seed,
             parents=options.inputs,
-            more={"map_file": map_file.name},
+            more={
+                "map_file": map_file.name,
+                "draw": "uniform" if uniform else "by shares",
+                "unlabeled_order": "uniform" if stl10 else "by shares",
+            },
         )
         firsts = np.cumsum([0, *(len(reader) for reader in readers)])
         common: dict[str, Any] = {

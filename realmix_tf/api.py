@@ -27,6 +27,16 @@ if TYPE_CHECKING:
 
 PathLike = str | os.PathLike[str]
 
+# Options of ``train`` that say what to read: flag → field of ``DataSettings``.
+_DATA_OPTIONS = {
+    "class_mapping": "class_mapping",
+    "nclass": "num_classes",
+    "img_size": "image_size",
+    "memoize": "in_memory",
+    "train_record": "train_record",
+    "test_record": "test_record",
+}
+
 __all__ = [
     "build_custom",
     "build_digits",
@@ -74,7 +84,9 @@ def build_custom(
     from data_tools.sources.folders import CustomOptions
     from data_tools.sources.folders import build_custom as build
 
-    _known(options, {item.name for item in fields(CustomOptions)}, "build_custom")
+    # The size has a name of its own here, the flag's.
+    names = {item.name for item in fields(CustomOptions)} - {"size"} | {"img_size"}
+    _known(options, names, "build_custom")
     size = (img_size, img_size) if isinstance(img_size, int) else img_size
     unlabeled = None if unlabel_dir is None else Path(unlabel_dir)
     return build(
@@ -156,7 +168,8 @@ def train(
       load_checkpoint: a checkpoint or run to start the weights from, all but the head.
       fresh: discard what the run folder holds and start again.
       **options: any option of the run, the network or the method under its flag's name, such as
-        ``seed``, ``train_kimg``, ``arch`` or ``percent_mask``.
+        ``seed``, ``train_kimg``, ``arch`` or ``percent_mask``; and of the data ``class_mapping``,
+        ``nclass``, ``img_size``, ``memoize``, ``train_record`` and ``test_record``.
 
     Raises:
       UsageError: an unknown option (with the nearest known one) or a value out of range.
@@ -171,7 +184,12 @@ def train(
     name = DatasetName.parse(dataset)
     parts = (TrainSettings, NetworkOptions, config_class)
     names = [{item.name for item in fields(part)} for part in parts]
-    _known(options, set().union(*names), f"train with method={method!r}")
+    _known(options, set(_DATA_OPTIONS).union(*names), f"train with method={method!r}")
+    of_data: dict[str, Any] = {
+        _DATA_OPTIONS[key]: os.fspath(value) if isinstance(value, os.PathLike) else value
+        for key, value in options.items()
+        if key in _DATA_OPTIONS
+    }
     of_run, of_network, of_method = (
         {key: value for key, value in options.items() if key in known} for known in names
     )
@@ -182,17 +200,30 @@ def train(
     from realmix_tf import run as runs
     from realmix_tf.data.training_data import DataSettings
 
+    start = "" if load_checkpoint is None else os.fspath(load_checkpoint)
+    compared = "" if baseline is None else os.fspath(baseline)
     request = runs.RunRequest(
         method=method,
-        data=DataSettings(name, Path(data_dir)),
+        data=DataSettings(name, Path(data_dir), **of_data),
         settings=runs.default_settings(method, **of_run),
         network=NetworkOptions(**of_network),
         config=config,
         train_dir=Path(train_dir),
-        load_checkpoint="" if load_checkpoint is None else os.fspath(load_checkpoint),
-        baseline="" if baseline is None else os.fspath(baseline),
+        load_checkpoint=start,
+        baseline=compared,
         fresh=fresh,
-        command=_as_command(method, dataset, data_dir, train_dir, options),
+        command=_as_command(
+            {
+                "method": method,
+                "dataset": dataset,
+                "data_dir": os.fspath(data_dir),
+                "train_dir": os.fspath(train_dir),
+                **({"load_checkpoint": start} if start else {}),
+                **({"baseline": compared} if compared else {}),
+                **({"fresh": True} if fresh else {}),
+                **options,
+            }
+        ),
     )
     return runs.run(request)
 
@@ -234,19 +265,6 @@ def _known(options: Mapping[str, Any], names: set[str], where: str) -> None:
             )
 
 
-def _as_command(
-    method: str,
-    dataset: str,
-    data_dir: PathLike,
-    train_dir: PathLike,
-    options: Mapping[str, Any],
-) -> tuple[str, ...]:
+def _as_command(flags: Mapping[str, Any]) -> tuple[str, ...]:
     """The command line that does the same."""
-    flags = {
-        "method": method,
-        "dataset": dataset,
-        "data_dir": os.fspath(data_dir),
-        "train_dir": os.fspath(train_dir),
-        **options,
-    }
     return ("realmix", *(f"--{name}={value}" for name, value in flags.items()))

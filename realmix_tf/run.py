@@ -22,7 +22,7 @@ from realmix_tf.augment.ops import to_float
 from realmix_tf.augment.policies import get_policy
 from realmix_tf.data.stores import ImageStore
 from realmix_tf.data.training_data import DataSettings, TrainingData, load_training_data
-from realmix_tf.errors import CheckpointError, UsageError
+from realmix_tf.errors import CheckpointError, UsageError, printable
 from realmix_tf.evaluation.accuracy import summarize_accuracy
 from realmix_tf.evaluation.classifier import Classifier, Predictor, assign_weights
 from realmix_tf.evaluation.metrics import classification_metrics, full_evaluation
@@ -136,25 +136,25 @@ def run(request: RunRequest, progress: logs.Progress | None = None) -> RunResult
         policy = get_policy(default_policy(request.data.name.dataset))
     else:
         policy = get_policy(settings.augment)
+    data = _load(request, method_class, say)
+    spec = _spec(request, data)
+    method = method_class(request.config or method_class.Config(), len(data.classes))
+    source = TrainingInput(
+        data,
+        method.views(),
+        policy,
+        settings.batch,
+        settings.seed,
+        shuffle=settings.shuffle > 0,
+    )
+    precision = devices.resolve_precision(settings.precision)
+    identity = _identity(request, method, spec, precision, data, policy.name)
+    engine = Engine(method, spec, settings, precision)
+    if request.load_checkpoint:
+        _start_from(engine, request.load_checkpoint)
+    # Everything that can be refused has been looked at before anything is made or changed.
     folder = RunFolder(folder_of(request))
     with FolderLock(folder.path):
-        data = _load(request, method_class, say)
-        spec = _spec(request, data)
-        method = method_class(request.config or method_class.Config(), len(data.classes))
-        source = TrainingInput(
-            data,
-            method.views(),
-            policy,
-            settings.batch,
-            settings.seed,
-            shuffle=settings.shuffle > 0,
-        )
-        precision = devices.resolve_precision(settings.precision)
-        identity = _identity(request, method, spec, precision, data, policy.name)
-        engine = Engine(method, spec, settings, precision)
-        if request.load_checkpoint:
-            _start_from(engine, request.load_checkpoint)
-        # Everything that can be refused has been looked at before anything is changed.
         if request.fresh:
             _discard(folder)
         else:
@@ -237,6 +237,13 @@ def _load(request: RunRequest, method: type[Method], say: logs.Progress) -> Trai
     data = load_training_data(replace(request.data, need_unlabeled=needed))
     for note in data.notes:
         say.line(f"note: {note}")
+    unknown = sorted(set(range(len(data.classes))) - set(data.labeled.labels.tolist()))
+    if unknown:
+        names = ", ".join(printable(data.classes[number]) for number in unknown[:10])
+        say.line(
+            f"warning: {len(unknown)} of {len(data.classes)} classes have no labelled image to "
+            f"train on: {names}"
+        )
     if data.unlabeled is not None:
         rows = request.settings.batch * method(config, 2).views().ratio
         if len(data.unlabeled) < rows:

@@ -28,7 +28,7 @@ from realmix_tf.files import atomic_write, read_json, write_text
 NAME = "demo"
 SUMMARY = (
     "trains a supervised baseline and RealMix on 20 labelled digits (2 a class)\n"
-    "and the other 1,277 without labels, and classifies a folder of pictures. No network is needed."
+    "and 1,177 more without labels, and classifies a folder of pictures. No network is needed."
 )
 USAGE = "\n\nexample: python scripts/demo.py --dir=.demo"
 
@@ -131,7 +131,7 @@ def demo(folder: Path, train_kimg: float) -> dict[str, Any]:
         ],
     )
     run_folder = Path(realmix["result"]["run"])
-    predictions = run_folder / "predictions"
+    predictions = run_folder / "predictions" / pictures.name
     files = sorted(
         pictures / path.relative_to(ROOT / pictures)
         for path in (ROOT / pictures).rglob("*")

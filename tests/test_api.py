@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -9,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from absl import flags as absl_flags
 
 from realmix_tf import api
+from realmix_tf.cli import train
 from realmix_tf.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,3 +71,66 @@ def test_options_are_checked_before_anything_is_read(tmp_path):
         api.train("digits.1@20-0", tmp_path, percent_mask=2.0)
     with pytest.raises(UsageError, match="not a dataset name"):
         api.train("digits", tmp_path)
+
+
+def test_the_size_of_own_pictures_has_one_name(tmp_path):
+    with pytest.raises(UsageError, match=r"no option 'size'.*try: img_size"):
+        api.build_custom("pets", tmp_path, tmp_path, tmp_path, size=(32, 32))
+
+
+@pytest.fixture
+def requested(monkeypatch):
+    """The requests that ``api.train`` makes; nothing is trained."""
+    from realmix_tf import run
+
+    requests = []
+    monkeypatch.setattr(run, "run", requests.append)
+    return requests
+
+
+def test_what_to_read_is_an_option_under_its_flags_name(tmp_path, requested):
+    api.train(
+        "digits.1@20-0",
+        tmp_path,
+        class_mapping=tmp_path / "names.json",
+        nclass=10,
+        img_size=8,
+        memoize=False,
+        train_record="a.tfrecord",
+        test_record="b.tfrecord",
+    )
+    data = requested[0].data
+    assert (data.num_classes, data.image_size, data.in_memory) == (10, 8, False)
+    assert data.class_mapping == str(tmp_path / "names.json")
+    assert (data.train_record, data.test_record) == ("a.tfrecord", "b.tfrecord")
+
+
+def test_the_command_of_a_run_is_complete(tmp_path, requested):
+    api.train("digits.1@20-0", tmp_path, baseline="b", load_checkpoint="c", fresh=True, seed=3)
+    api.train("digits.1@20-0", tmp_path)
+    long, short = (request.command for request in requested)
+    assert {"--baseline=b", "--load_checkpoint=c", "--fresh=True", "--seed=3"} <= set(long)
+    assert short == (
+        "realmix",
+        "--method=realmix",
+        "--dataset=digits.1@20-0",
+        f"--data_dir={tmp_path}",
+        "--train_dir=experiments",
+    )
+
+
+@pytest.mark.parametrize("method", ["realmix", "mixup_supervised"])
+def test_the_page_states_which_flags_are_options(tmp_path, requested, method):
+    values = absl_flags.FlagValues()
+    train._define(values, method, "cifar10-5000", True)
+    table = re.findall(r"^\| (`.*?) \|", PAGE.read_text("utf-8"), re.MULTILINE)
+    refused = set(re.findall(r"`(\w+)`", " ".join(table)))
+    shared = {"json", "debug", "help", "version", "flagfile"}
+    assert shared <= refused <= shared | set(values)
+    own = set(inspect.signature(api.train).parameters) - {"options"}
+    accepted = {name: values[name].value for name in set(values) - refused - own}
+    api.train("digits.1@20-0", tmp_path, method=method, **accepted)
+    assert len(requested) == 1
+    for name in refused:
+        with pytest.raises(UsageError, match=f"no option '{name}'"):
+            api.train("digits.1@20-0", tmp_path, method=method, **{name: 1})

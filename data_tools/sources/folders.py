@@ -157,6 +157,24 @@ def _class_name(text: str, where: object) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def _require_apart(folders: Sequence[Path]) -> None:
+    """Refuses folders that share pictures: those would be trained on and tested with.
+
+    Raises:
+      UsageError: one is, or lies in, another.
+    """
+    resolved = [folder.resolve() for folder in folders]
+    for i, one in enumerate(resolved):
+        for j, other in enumerate(resolved):
+            if i != j and one.is_relative_to(other):
+                raise UsageError(
+                    "the pictures of this folder would count twice, as it is or lies in another "
+                    "input folder",
+                    folders[i],
+                    "separate folders for --traindir, --unlabeldir and --testdir",
+                )
+
+
 def build_custom(options: CustomOptions) -> SourceResult:
     """Writes ``<name>-{train,test}.tfrecord``, ``_class_mappings.json`` and ``-report.json``.
 
@@ -182,6 +200,7 @@ def build_custom(options: CustomOptions) -> SourceResult:
     inputs = [options.train_dir, options.test_dir]
     inputs += [options.unlabel_dir] if options.unlabel_dir else []
     outside_inputs([train_file], inputs)
+    _require_apart(inputs)
     outputs = OutputSet([test_file], train_file, COMMAND, options.overwrite)
     outputs.check()
 

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags as absl_flags
@@ -23,6 +24,8 @@ from realmix_tf.files import json_text, resource_error
 
 Define = Callable[[absl_flags.FlagValues], None]
 Run = Callable[[absl_flags.FlagValues, list[str]], Any]
+
+SCHEMA = 1  # of what --json prints
 
 EXIT_CODES = (
     "exit codes: 0 ok, 2 usage, 3 bad data, 4 resources, 5 checkpoint or model unusable, "
@@ -70,7 +73,7 @@ def execute(
             return 0
         result = run(values, rest)
         if result is not None:
-            print(json_text(result) if values["json"].value else result_text(result))
+            print(result_json(result) if values["json"].value else result_text(result))
         return 0
     except RealmixError as error:
         return _fail(error, error.exit_code, debug)
@@ -97,7 +100,7 @@ def parse(values: absl_flags.FlagValues, words: Sequence[str], name: str) -> lis
         remedy = f"--{nearest[0]}" if nearest else f"{name} --help"
         raise UsageError(f"there is no flag --{error.flagname}", "", remedy) from error
     except absl_flags.Error as error:
-        message = " ".join(str(error).split())
+        message = " ".join(str(error).split()).removeprefix("ERROR:: ")
         raise UsageError(message, "", f"{name} --help") from error
 
 
@@ -130,6 +133,11 @@ def result_text(result: Any) -> str:
     return str(result)
 
 
+def result_json(result: Any) -> str:
+    """A result as JSON; mappings without a ``schema`` get one."""
+    return json_text({"schema": SCHEMA, **result} if isinstance(result, dict) else result)
+
+
 def load_tensorflow() -> None:
     """Imports TensorFlow and finds the devices without its start-up chatter.
 
@@ -145,7 +153,7 @@ def load_tensorflow() -> None:
             import tensorflow as tf
 
             tf.config.list_physical_devices()
-        except BaseException:
+        except Exception:
             aside.seek(0)
             os.write(kept, aside.read())
             raise
@@ -174,6 +182,15 @@ def define_data_dir(values: absl_flags.FlagValues) -> None:
         "Folder of the datasets; the environment variable ML_DATA is used when it is not given.",
         flag_values=values,
     )
+
+
+def input_file(values: absl_flags.FlagValues, text: str) -> Path:
+    """An input file: as given, else in the folder of the datasets."""
+    path = Path(text)
+    if path.exists() or path.is_absolute() or not (values.data_dir or os.environ.get("ML_DATA")):
+        return path
+    within = Path(data_dir(values), path)
+    return within if within.exists() else path
 
 
 def note(message: str) -> None:

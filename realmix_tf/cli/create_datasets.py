@@ -72,10 +72,11 @@ def run(values: flags.FlagValues, arguments: list[str]) -> Any:
             app.note(f"{result.dataset}: {remark}")
         results.append(result)
     if values.json:
-        return [
+        built = [
             {**dataclasses.asdict(result), "files": [str(path) for path in result.files]}
             for result in results
         ]
+        return {"datasets": built}
     return "\n".join(_text(result) for result in results)
 
 

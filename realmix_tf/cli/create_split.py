@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> Any:
     result = create_split(
         SplitOptions(
             target=Path(arguments[0]),
-            inputs=tuple(input_file(values, path) for path in arguments[1:]),
+            inputs=tuple(app.input_file(values, path) for path in arguments[1:]),
             labels=values.label_split_size,
             seed=values.seed,
             label_pool=values.label_size,
@@ -89,15 +88,6 @@ def run(values: flags.FlagValues, arguments: list[str]) -> Any:
         "without_label": result.without_label,
         "notes": result.notes,
     }
-
-
-def input_file(values: flags.FlagValues, text: str) -> Path:
-    """An input file: as given, else in the folder of the datasets."""
-    path = Path(text)
-    if path.exists() or path.is_absolute() or not (values.data_dir or os.environ.get("ML_DATA")):
-        return path
-    within = Path(app.data_dir(values), path)
-    return within if within.exists() else path
 
 
 def main(argv: Sequence[str] | None = None) -> int:

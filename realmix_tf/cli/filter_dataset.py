@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> Any:
             raise UsageError(f"--{name} is missing", "", EXAMPLE)
     result = filter_dataset(
         FilterOptions(
-            source=input_file(values, values.filter_dataset),
+            source=app.input_file(values, values.filter_dataset),
             output=Path(values.save_name),
             classes=tuple(values.class_filter),
             keep_ids=values.keep_ids,
@@ -72,15 +71,6 @@ def run(values: flags.FlagValues, arguments: list[str]) -> Any:
         "dropped_without_label": result.dropped_without_label,
         "class_map": {str(old): new for old, new in result.class_map.items()},
     }
-
-
-def input_file(values: flags.FlagValues, text: str) -> Path:
-    """An input file: as given, else in the folder of the datasets."""
-    path = Path(text)
-    if path.exists() or path.is_absolute() or not (values.data_dir or os.environ.get("ML_DATA")):
-        return path
-    within = Path(app.data_dir(values), path)
-    return within if within.exists() else path
 
 
 def main(argv: Sequence[str] | None = None) -> int:

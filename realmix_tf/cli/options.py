@@ -37,7 +37,8 @@ def define_fields(
         _DEFINE[type(default)](item.name, default, text, flag_values=values)
 
 
-def collect(values: absl_flags.FlagValues, cls: type, **more: Any) -> Any:
-    """Builds the dataclass from the parsed flags; ``more`` overrides single fields."""
-    given = {item.name: values[item.name].value for item in fields(cls) if item.name in values}
-    return cls(**{**given, **more})
+def collect(values: absl_flags.FlagValues, cls: type) -> Any:
+    """Builds the dataclass from the parsed flags."""
+    return cls(
+        **{item.name: values[item.name].value for item in fields(cls) if item.name in values}
+    )

@@ -18,8 +18,9 @@ from realmix_tf.errors import DataError, UsageError
 NAME = "realmix-predict"
 SUMMARY = (
     "classify a picture, a folder of pictures or a list of them with a trained model.\n"
-    "Writes predictions.csv, predictions.json and <folder>_pred.npy, and prints a summary. Where "
-    "the\nfolder has a subfolder for each class, the accuracy is measured too."
+    "Writes predictions.csv, predictions.json and <name>_pred.npy into <run>/predictions/<name of "
+    "the\ninput> and prints a summary. Where the folder has a subfolder for each class, the "
+    "accuracy is\nmeasured too."
 )
 USAGE = (
     "[PICTURE_OR_FOLDER...]\n\n"
@@ -44,7 +45,7 @@ def run_inference(
     Args:
       inference_dir: a folder or a picture; may be empty if there are other inputs.
       inference_ckpt: a run folder, a model folder or a checkpoint ``…/tf/model.ckpt-<images>``.
-      out_dir: where to write; the run's ``predictions`` folder when empty.
+      out_dir: where to write; ``default_out_dir`` when empty. Predictions in it are replaced.
       top_k: classes to list a picture.
       batch: pictures a pass.
       inference_list: a text file with one path a line; may be empty.
@@ -52,7 +53,8 @@ def run_inference(
       weights: which weights of a checkpoint, ``ema`` or ``raw``.
 
     Returns:
-      What ``predictions_json`` returns, with ``files`` (the paths written) and ``model`` added.
+      What ``predictions_json`` returns, with ``out_dir``, ``files`` (the paths written) and
+      ``model`` added.
 
     Raises:
       UsageError: nothing to classify was named, or the output would lie in the input.
@@ -60,7 +62,7 @@ def run_inference(
       CheckpointError: the model cannot be used.
       ResourceError: the output cannot be written.
     """
-    from realmix_tf.evaluation import inference, predictions
+    from realmix_tf.evaluation import inference, model_file, predictions
 
     inputs = [path for path in (inference_dir, *more_inputs) if path]
     if not inputs and not inference_list:
@@ -69,7 +71,15 @@ def run_inference(
         raise UsageError("no model was named", "", "--inference_ckpt=experiments/…/<run>")
     if top_k < 1 or batch < 1:
         raise UsageError("--top_k and --batch must be at least 1", f"{top_k}, {batch}")
-    target = out_dir or str(default_out_dir(inference_ckpt))
+    for path in inputs:
+        if model_file.is_run_or_model_folder(path):
+            raise UsageError(
+                "a training run or model was given as pictures",
+                path,
+                "name one run to classify with",
+            )
+    named = [*inputs, inference_list] if inference_list else inputs
+    target = out_dir or str(default_out_dir(inference_ckpt, named))
     predictions.require_outside(target, inputs)
     items = inference.gather(inputs)
     if inference_list:
@@ -81,8 +91,8 @@ def run_inference(
     classifier = Classifier.load(inference_ckpt, weights, batch)
     app.note(f"classifying {len(items)} pictures into {len(classifier.classes)} classes")
     result = inference.classify(items, classifier, top_k, _progress())
-    name = Path(os.path.abspath(inputs[0] if inputs else inference_list)).stem
-    files = predictions.write_predictions(result, target, name)
+    name = Path(os.path.abspath(named[0])).stem
+    files = predictions.write_predictions(result, target, name, named)
     for note in result.notes:
         app.note(note)
     unreadable = result.unreadable
@@ -93,17 +103,29 @@ def run_inference(
             f"see the reasons in {files['csv']}",
         )
     model = {**classifier.provenance, "path": inference_ckpt}
-    return {**predictions.predictions_json(result), "files": files, "model": model}
+    return {
+        **predictions.predictions_json(result),
+        "out_dir": target,
+        "files": files,
+        "model": model,
+    }
 
 
-def default_out_dir(inference_ckpt: str) -> Path:
-    """``<run>/predictions`` for a run folder, its ``model`` folder or one of its checkpoints."""
+def default_out_dir(inference_ckpt: str, inputs: Sequence[str]) -> Path:
+    """``<run>/predictions/<name of the first input>``, with a number where others' are there.
+
+    Args:
+      inference_ckpt: a run folder, its ``model`` folder or one of its checkpoints.
+      inputs: what is classified; the same again has the same folder.
+    """
+    from realmix_tf.evaluation import predictions
+
     path = Path(os.path.abspath(inference_ckpt))
     if _CHECKPOINT.match(path.name):
         path = path.parent.parent
     elif path.name == "model" and (path.parent / "args").is_dir():
         path = path.parent
-    return path / "predictions"
+    return predictions.folder_for(path / "predictions", inputs)
 
 
 def summary_text(result: dict[str, Any]) -> str:
@@ -148,7 +170,8 @@ def define(values: absl_flags.FlagValues) -> None:
     string(
         "out_dir",
         "",
-        "Where to write; by default the run's folder predictions.",
+        "Where to write, replacing predictions there; by default <run>/predictions/<name of the "
+        "input>, which never replaces those of another input.",
         flag_values=values,
     )
     integer("top_k", 5, "Classes to list for each picture.", lower_bound=1, flag_values=values)
@@ -157,7 +180,8 @@ def define(values: absl_flags.FlagValues) -> None:
         "weights",
         "ema",
         ["ema", "raw"],
-        "Which weights of a checkpoint: their moving average or the latest.",
+        "Which weights of a checkpoint: their moving average or the latest (raw); an exported "
+        "model holds only the average.",
         flag_values=values,
     )
 

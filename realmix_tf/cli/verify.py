@@ -30,17 +30,16 @@ def define(values: flags.FlagValues) -> None:
 def run(values: flags.FlagValues, arguments: list[str]) -> Any:
     """Checks and prints; what is damaged is an error after the table."""
     from data_tools.checking import describe, verify
-    from realmix_tf.files import json_text
 
     statuses = verify(arguments or [app.data_dir(values)])
     damaged = [status for status in statuses if not status.ok]
     result: Any = describe(statuses)
     if values.json:
-        result = [dataclasses.asdict(status) for status in statuses]
+        result = {"files": [dataclasses.asdict(status) for status in statuses]}
     if not damaged:
         return result
     # The result belongs to stdout also when the command fails.
-    print(json_text(result) if values.json else result, flush=True)
+    print(app.result_json(result) if values.json else result, flush=True)
     raise DataError(
         f"{len(damaged)} of {len(statuses)} files are damaged",
         damaged[0].file,

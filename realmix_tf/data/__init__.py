@@ -1,4 +1,5 @@
 """What training reads: the record format, manifests, dataset names, decoding of users' images.
 
-Nothing here imports TensorFlow except the sampler, so data tools and ``--help`` stay quick.
+TensorFlow is imported by ``sampling``, ``stores`` and ``training_data``, which only training and
+evaluation use. The other modules do without, so data tools and ``--help`` stay quick.
 """

@@ -11,8 +11,14 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from realmix_tf.errors import UsageError
+from realmix_tf.errors import DataError, UsageError
+from realmix_tf.files import read_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 MAX_NAME_LENGTH = 100
 EXPECTED = "<dataset>[_aug<copies>].<seed>@<labels>-<valid>, such as cifar10.1@250-5000"
@@ -130,7 +136,8 @@ class DatasetName:
         The original tools wrote one under the name with copies too; it is used where it is the
         only one.
         """
-        return self._first_existing(data_dir, "SSL", "-label.tfrecord")
+        base = Path(data_dir, "SSL", f"{self.without_copies().split}-label.tfrecord")
+        return self._first_existing(base, f"{self.split}-label.tfrecord")
 
     def unlabel_file(self, data_dir: PathLike) -> Path:
         """The unlabelled records, or their augmented copies."""
@@ -147,23 +154,42 @@ class DatasetName:
     def test_file(self, data_dir: PathLike) -> Path:
         """The test records of the dataset (see ``label_file`` on copies)."""
         base = Path(data_dir, f"{self.dataset}-test.tfrecord")
-        if self.copies is not None and not base.exists():
-            original = Path(data_dir, f"{self.dataset}_aug{self.copies}-test.tfrecord")
-            if original.exists():
-                return original
-        return base
+        return self._first_existing(base, f"{self.dataset}_aug{self.copies}-test.tfrecord")
 
-    def _first_existing(self, data_dir: PathLike, folder: str, suffix: str) -> Path:
-        base = Path(data_dir, folder, self.without_copies().split + suffix)
-        if self.copies is not None and not base.exists():
-            original = Path(data_dir, folder, self.split + suffix)
-            if original.exists():
-                return original
+    def _first_existing(self, base: Path, of_copies: str) -> Path:
+        original = base.with_name(of_copies)
+        if self.copies is not None and not base.exists() and original.exists():
+            return original
         return base
 
     def _require_split(self) -> None:
         if not self.is_split:
             raise UsageError(f"{self.dataset!r} is a whole dataset, not a split", "", EXPECTED)
+
+
+def read_map(path: PathLike, expected: int) -> NDArray[np.int64]:
+    """The ids of a split's unlabelled records in its input, in the order of their file.
+
+    Args:
+      path: what ``DatasetName.map_file`` names.
+      expected: records of the unlabelled file.
+
+    Raises:
+      DataError: the file is missing or damaged, or does not list that many ids.
+    """
+    import numpy as np
+
+    value = read_json(path)
+    ids = value.get("unlabel") if isinstance(value, dict) else None
+    if (
+        not isinstance(ids, list)
+        or len(ids) != expected
+        or not all(type(i) is int and 0 <= i < 1 << 63 for i in ids)
+    ):
+        raise DataError(
+            f"the split's map does not list {expected} unlabelled ids", path, "make the split again"
+        )
+    return np.array(ids, np.int64)
 
 
 def check_dataset(dataset: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from realmix_tf.data.manifest import Manifest
-from realmix_tf.data.names import DatasetName
+from realmix_tf.data.names import DatasetName, read_map
 from realmix_tf.data.records import RecordReader
 from realmix_tf.data.stores import ImageStore
 from realmix_tf.errors import DataError, UsageError
@@ -184,20 +184,8 @@ def _unlabeled(
     map_file = name.without_copies().map_file(settings.data_dir)
     held_out = valid_ids
     if os.path.exists(map_file):
-        held_out = _unlabel_ids(map_file, len(pool or ()))[valid_ids]
+        held_out = read_map(map_file, len(pool or ()))[valid_ids]
     return copies, np.flatnonzero(~np.isin(copies.sources, held_out))
-
-
-def _unlabel_ids(map_file: Path, expected: int) -> np.ndarray:
-    value = read_json(map_file)
-    ids = value.get("unlabel") if isinstance(value, dict) else None
-    if not isinstance(ids, list) or len(ids) != expected or not all(type(i) is int for i in ids):
-        raise DataError(
-            f"the split's map does not list {expected} unlabelled ids",
-            map_file,
-            "make the split again",
-        )
-    return np.asarray(ids, np.int64)
 
 
 class _Opened:

@@ -183,17 +183,18 @@ class Classifier:
           path: a run folder (its exported model), a model folder, or a checkpoint's prefix
             ``…/tf/model.ckpt-<images>``.
           weights: which weights of a checkpoint, ``ema`` or ``raw``. An exported model holds one
-            kind, which is what is loaded.
+            kind; ``ema`` loads it whichever it is, ``raw`` only if it says that it is raw.
           batch: images a pass, see ``Predictor``.
 
         Raises:
+          UsageError: ``raw`` of an exported model that holds the averages.
           CheckpointError: nothing usable is there; the first difference is named.
         """
         if weights not in model_file.WEIGHTS:
             raise UsageError(f"there are no weights {weights!r}", "", "ema or raw")
         path = Path(path)
         if path.is_dir():
-            return cls._load_model(_model_folder(path), batch)
+            return cls._load_model(_model_folder(path), weights, batch)
         match = _PREFIX.match(str(path))
         if match is None:
             raise CheckpointError(
@@ -204,9 +205,16 @@ class Classifier:
         return cls._load_checkpoint(match["prefix"], int(match["images"]), weights, batch)
 
     @classmethod
-    def _load_model(cls, folder: Path, batch: int) -> Classifier:
+    def _load_model(cls, folder: Path, weights: str, batch: int) -> Classifier:
         contents = model_file.read_model_json(folder / "model.json")
         description = ModelDescription.from_json(contents, folder / "model.json")
+        if weights == "raw" and description.provenance.get("weights") != "raw":
+            present = checkpoint.committed(folder.absolute().parent / "tf")
+            raise UsageError(
+                "an exported model holds only the averaged (ema) weights",
+                folder,
+                f"a checkpoint, {present[-1] if present else '…/tf/model.ckpt-<images>'}",
+            )
         digest = contents.get("weights_sha256")
         if not isinstance(digest, str):
             raise CheckpointError("weights_sha256 is missing", folder / "model.json")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from realmix_tf.data.images import ImageEntry, decode_image, find_images
+from realmix_tf.data.images import decode_image, find_images
 from realmix_tf.errors import DataError, UsageError
 from realmix_tf.evaluation.metrics import full_evaluation
 from realmix_tf.files import human_bytes, resource_error
@@ -55,6 +56,8 @@ class Row:
       class_id, class_name, probability: the most probable class; None if unreadable.
       top_k: (class name, probability) of the most probable classes, best first.
       true_class: the class whose folder the picture lies in; None if it lies in none.
+      note: what the user should know of a picture that is ok, such as that only the first frame
+        of an animation is used; mostly empty.
     """
 
     path: str
@@ -65,6 +68,7 @@ class Row:
     probability: float | None = None
     top_k: tuple[tuple[str, float], ...] = ()
     true_class: str | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,9 @@ def gather(paths: Sequence[str | os.PathLike[str]]) -> list[Item]:
         found = find_images(path)
         if not found:
             raise DataError("no pictures were found in this folder", path, "another folder")
-        items += [_item(path, entry) for entry in found]
+        for entry in found:
+            subfolder, separator, _ = entry.name.partition("/")
+            items.append(Item(entry.path, subfolder if separator else None, entry.problem))
     return items
 
 
@@ -177,43 +183,42 @@ def classify(
     rows: list[Row] = []
     parts: list[npt.NDArray[np.float32]] = []
     for chunk, pictures in _decoded(items, classifier):
-        readable = [picture for picture in pictures if isinstance(picture, np.ndarray)]
+        readable = [picture for picture, _ in pictures if isinstance(picture, np.ndarray)]
         probabilities = np.zeros((0, len(classes)), np.float32)
         if readable:
             probabilities = classifier.predict(np.stack(readable))
         parts.append(probabilities)
         remaining = iter(probabilities)
-        for item, picture in zip(chunk, pictures, strict=True):
+        for item, (picture, note) in zip(chunk, pictures, strict=True):
             true_class = truth.of(item)
             if isinstance(picture, str):
                 rows.append(Row(item.path, "unreadable", picture, true_class=true_class))
             else:
-                rows.append(_row(item, next(remaining), classes, top_k, true_class))
+                rows.append(_row(item, next(remaining), classes, top_k, true_class, note))
         if progress is not None:
             progress(len(rows), len(items))
     return _result(rows, np.concatenate(parts), classes, truth)
 
 
-def _item(root: str, entry: ImageEntry) -> Item:
-    folder, separator, _ = entry.name.partition("/")
-    return Item(entry.path, folder if separator else None, entry.problem)
-
-
 def _decoded(
     items: list[Item], classifier: Classifier
-) -> Iterator[tuple[list[Item], list[npt.NDArray[np.uint8] | str]]]:
-    """Batches of items with their pixels, or the reason why there are none."""
+) -> Iterator[tuple[list[Item], list[tuple[npt.NDArray[np.uint8] | str, str]]]]:
+    """Batches of items with their pixels (or the reason why there are none) and a note."""
     spec = classifier.spec
     options = {k: v for k, v in classifier.preprocessing.items() if k in _DECODE_OPTIONS}
     size = (spec.height, spec.width)
 
-    def decode(item: Item) -> npt.NDArray[np.uint8] | str:
+    def decode(item: Item) -> tuple[npt.NDArray[np.uint8] | str, str]:
         if item.problem:
-            return item.problem
+            return item.problem, ""
+        notes: list[str] = []
         try:
-            return decode_image(item.path, size=size, channels=spec.channels, **options)
+            pixels = decode_image(
+                item.path, size=size, channels=spec.channels, notes=notes, **options
+            )
         except DataError as error:
-            return error.what
+            return error.what, ""
+        return pixels, "; ".join(notes)
 
     batch = classifier.predictor.batch
     with ThreadPoolExecutor(_DECODERS) as pool:
@@ -228,6 +233,7 @@ def _row(
     classes: tuple[str, ...],
     top_k: int,
     true_class: str | None,
+    note: str,
 ) -> Row:
     # Stable, so that of equal probabilities the smaller class id comes first, as argmax has it.
     order = np.argsort(-probabilities, kind="stable")[:top_k]
@@ -240,6 +246,7 @@ def _row(
         probability=float(probabilities[best]),
         top_k=tuple((classes[i], float(probabilities[i])) for i in order),
         true_class=true_class,
+        note=note,
     )
 
 
@@ -282,6 +289,8 @@ def _result(
         notes.append("no picture in a class folder could be read, so there is no accuracy")
     if len(readable) < len(rows):
         notes.append(f"{len(rows) - len(readable)} of {len(rows)} pictures could not be read")
+    for note, count in Counter(row.note for row in rows if row.note).items():
+        notes.append(f"{count} of {len(rows)} pictures: {note}")
     if truth.unknown:
         notes.append(
             f"folders that are no class of the model, not counted: {', '.join(truth.unknown)}"

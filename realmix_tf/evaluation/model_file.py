@@ -294,3 +294,9 @@ def _check_preprocessing(preprocessing: dict[str, Any], channels: int) -> None:
 def is_model_folder(path: str | os.PathLike[str]) -> bool:
     """Whether ``path`` is a folder that holds an exported model."""
     return os.path.isfile(os.path.join(path, "model.json"))
+
+
+def is_run_or_model_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether ``path`` is an exported model, or a run with its settings or its model."""
+    of_run = os.path.isfile(os.path.join(path, "args", "args.json"))
+    return of_run or is_model_folder(path) or is_model_folder(os.path.join(path, "model"))

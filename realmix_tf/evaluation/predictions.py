@@ -5,18 +5,21 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import itertools
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from realmix_tf.errors import UsageError, printable
+from realmix_tf.errors import RealmixError, UsageError, printable
 from realmix_tf.evaluation.inference import Result, Row
-from realmix_tf.files import atomic_write, write_json, write_text
+from realmix_tf.files import atomic_write, read_json, write_json, write_text
 
 SCHEMA = 1
+_TABLE, _DOCUMENT, _INPUTS = "predictions.csv", "predictions.json", "inputs.json"
 # What spreadsheet programs take for the start of a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -53,7 +56,8 @@ def predictions_csv(result: Result) -> str:
     and bytes that are not UTF-8 are escaped, so a line of text is a row.
     """
     k = max((len(row.top_k) for row in result.rows), default=0)
-    header = ["path", "status", "class_name", "class_id", "probability", "true_class", "reason"]
+    header = ["path", "status", "class_name", "class_id", "probability", "true_class"]
+    header += ["reason", "note"]
     for rank in range(1, k + 1):
         header += [f"top{rank}_class", f"top{rank}_probability"]
     text = io.StringIO()
@@ -61,7 +65,7 @@ def predictions_csv(result: Result) -> str:
     writer.writerow(header)
     for row in result.rows:
         cells: list[object] = [row.path, row.status, row.class_name, row.class_id]
-        cells += [row.probability, row.true_class, row.reason]
+        cells += [row.probability, row.true_class, row.reason, row.note]
         for name, probability in row.top_k:
             cells += [name, probability]
         cells += [None] * (len(header) - len(cells))
@@ -69,11 +73,43 @@ def predictions_csv(result: Result) -> str:
     return text.getvalue()
 
 
-def write_predictions(result: Result, out_dir: str | Path, name: str = "images") -> dict[str, str]:
+def folder_for(root: str | Path, inputs: Sequence[str]) -> Path:
+    """The folder below ``root`` for the predictions of ``inputs``, named as the first of them.
+
+    It is new, or has predictions of the same inputs: where a folder of that name has others', a
+    number is added. Nothing is written.
+
+    Args:
+      root: usually a run's ``predictions`` folder; need not exist.
+      inputs: the files and folders that are classified together, at least one.
+    """
+    name = safe_name(os.path.basename(os.path.abspath(inputs[0])))
+    if len(inputs) > 1:
+        name += f"_and_{len(inputs) - 1}_more"
+    wanted = _real(inputs)
+    for number in itertools.count(1):
+        folder = Path(root, name if number == 1 else f"{name}-{number}")
+        others = any(os.path.lexists(folder / file) for file in (_TABLE, _DOCUMENT, _INPUTS))
+        # A file of that name, or a link that leads nowhere, is in the way too.
+        others |= os.path.lexists(folder) and not folder.is_dir()
+        if not others or _inputs_of(folder) == wanted:
+            return folder
+    raise AssertionError("unreachable")
+
+
+def write_predictions(
+    result: Result, out_dir: str | Path, name: str = "images", inputs: Sequence[str] = ()
+) -> dict[str, str]:
     """Writes predictions.csv, predictions.json and ``<name>_pred.npy``, each atomically.
 
     The array is float32 [N, C], the probabilities of the N readable inputs in the order of the
-    JSON's rows with status ``ok``.
+    JSON's rows with status ``ok``. Before them inputs.json says what they are made from.
+
+    Args:
+      result: what to write.
+      out_dir: is made where missing; files of these names in it are replaced.
+      name: of the array.
+      inputs: the files and folders that were classified.
 
     Returns:
       The paths written: ``csv``, ``npy``, ``json``.
@@ -82,14 +118,20 @@ def write_predictions(result: Result, out_dir: str | Path, name: str = "images")
       ResourceError: the folder cannot be written.
     """
     out_dir = Path(out_dir)
-    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in _utf8(name)).strip(".")
-    array = out_dir / f"{plain[:100] or 'images'}_pred.npy"
-    table, document = out_dir / "predictions.csv", out_dir / "predictions.json"
+    array = out_dir / f"{safe_name(name)}_pred.npy"
+    table, document = out_dir / _TABLE, out_dir / _DOCUMENT
+    write_json(out_dir / _INPUTS, {"schema": SCHEMA, "inputs": _real(inputs)})
     write_text(table, predictions_csv(result))
     with atomic_write(array) as file:
         np.lib.format.write_array(file, result.probabilities, allow_pickle=False)
     write_json(document, {**predictions_json(result), "array": array.name})
     return {"csv": str(table), "npy": str(array), "json": str(document)}
+
+
+def safe_name(name: str) -> str:
+    """``name`` as the name of a file: letters, digits, ``-_.``, at most 100 bytes, never empty."""
+    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in _utf8(name)).strip(".")
+    return plain.encode()[:100].decode("utf-8", "ignore") or "images"
 
 
 def require_outside(out_dir: str | Path, inputs: list[str]) -> None:
@@ -107,6 +149,16 @@ def require_outside(out_dir: str | Path, inputs: list[str]) -> None:
                 out_dir,
                 "--out_dir=FOLDER, somewhere else",
             )
+
+
+def _inputs_of(out_dir: str | Path) -> list[str] | None:
+    """What the predictions in a folder were made from: resolved paths; None if nothing says."""
+    try:
+        contents = read_json(Path(out_dir, _INPUTS))
+    except RealmixError:
+        return None
+    inputs = contents.get("inputs") if isinstance(contents, dict) else None
+    return inputs if isinstance(inputs, list) and inputs else None
 
 
 def _row_json(row: Row) -> dict[str, Any]:
@@ -128,6 +180,10 @@ def _cell(value: object) -> str:
     text = str(value)
     escaped = printable(_utf8(text))
     return f"'{escaped}" if text.startswith(_FORMULA) else escaped
+
+
+def _real(paths: Sequence[str]) -> list[str]:
+    return [_utf8(os.path.realpath(path)) for path in paths]
 
 
 def _utf8(text: str) -> str:

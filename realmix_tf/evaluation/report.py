@@ -21,6 +21,7 @@ from realmix_tf.files import atomic_write, write_text
 _NAMES = {"labeled": "labelled", "valid": "validation", "test": "test", "unlabeled": "unlabelled"}
 _TILES = 16
 _RANKED = ("unlabeled_confident", "unlabeled_doubtful")
+_MIXED = "mixed"
 _WIDE_CLASSES = 20
 _LAG = 0.1
 _UNIT = 1000.0
@@ -476,7 +477,12 @@ def _unlabeled(run: Run, pictures: _Pictures) -> Html:
             continue
         captions = _captions(view, run.classes)
         images = view.images[:_TILES]
-        content += [tag("h3", titles[name]), _tiles(view, captions)]
+        content.append(tag("h3", titles[name]))
+        ranked, of = (view.counts.get(key, 0) for key in ("ranked", "of"))
+        if 0 < ranked < of:
+            text = f"Of {ranked:,} of the {of:,} unlabelled images; the others were not ranked."
+            content.append(tag("p", text, class_="note"))
+        content.append(_tiles(view, captions))
         pictures.file(name, plots.grid(images, captions))
     if not content:
         return Html("")
@@ -488,7 +494,7 @@ def _unlabeled(run: Run, pictures: _Pictures) -> Html:
 
 
 def _views(run: Run, pictures: _Pictures) -> Html:
-    order = ("labeled", "unlabeled", "mixed")
+    order = ("labeled", "unlabeled", _MIXED)
     names = [name for name in run.views if name not in _RANKED]
     names.sort(key=lambda name: (next((i for i, o in enumerate(order) if o in name), 9), name))
     content: list[object] = []
@@ -502,7 +508,8 @@ def _views(run: Run, pictures: _Pictures) -> Html:
         pictures.file(name, plots.grid(view.images[:_TILES]))
     if not content:
         return Html("")
-    lead = "The first batch as the network saw it, after augmentation."
+    lead = "Images of the first batch after augmentation, before the method mixes any of them"
+    lead += "; “Mixed” is what the network was fed after MixUp." if _MIXED in names else "."
     return page.section("Views", tag("div", *content, class_="card"), lead=lead)
 
 
@@ -534,7 +541,7 @@ def _reproduce(run: Run) -> Html:
     versions = run.env.get("versions")
     if isinstance(versions, dict):
         pairs = [(name, _plain(value)) for name, value in sorted(versions.items())]
-        for key in ("device", "precision", "git", "platform"):
+        for key in ("device", "precision", "platform"):
             if run.env.get(key) is not None:
                 pairs.append((key, _plain(run.env[key])))
         content += [tag("h3", "Versions"), tag("div", page.facts(pairs), class_="card")]

@@ -21,15 +21,17 @@ _MAX_VIEW_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class View:
-    """Images as the network saw them.
+    """Images of a run: as it augmented, mixed or ranked them.
 
     Attributes:
       images: uint8 [N, H, W, C], C 1 or 3.
       numbers: further arrays of the file, each [N]: ``labels``, ``probability``, ``predicted``.
+      counts: its single whole numbers: ``ranked`` (images that were ranked), ``of`` (how many).
     """
 
     images: npt.NDArray[np.uint8]
     numbers: dict[str, npt.NDArray[Any]]
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -92,13 +94,9 @@ class Run:
     @property
     def counts(self) -> dict[str, int]:
         """Images by set, as far as it is known."""
-        places = (self.args, dig(self.args, "data"), self.env, dig(self.env, "data"))
-        found: dict[str, int] = {}
-        for place in places:
-            counts = dig(place, "counts")
-            if isinstance(counts, dict):
-                found = {k: v for k, v in counts.items() if type(v) is int}
-                break
+        counts = self.args.get("counts")
+        known = counts if isinstance(counts, dict) else {}
+        found: dict[str, int] = {k: v for k, v in known.items() if type(v) is int}
         for name in SETS:
             count = number(self.metrics(name).get("count"))
             if count is not None:
@@ -114,17 +112,9 @@ class Run:
     @property
     def sources(self) -> dict[str, dict[str, Any]]:
         """role → {file, sha256, records} of the files the run rests on."""
-        data = dig(self.env, "data") or dig(self.args, "data", "sources")
-        if not isinstance(data, dict):
-            return {}
-        data = data["sources"] if isinstance(data.get("sources"), dict) else data
-        found = {}
-        for role, facts in data.items():
-            if isinstance(facts, dict) and "sha256" in facts:
-                found[str(role)] = facts
-            elif isinstance(facts, str):
-                found[str(role)] = {"sha256": facts}
-        return found
+        data = self.env.get("data")
+        known = data if isinstance(data, dict) else {}
+        return {k: v for k, v in known.items() if isinstance(v, dict) and "sha256" in v}
 
     def metrics(self, name: str, weights: str = "ema") -> dict[str, Any]:
         """The final metrics of a set; empty when there are none."""
@@ -227,4 +217,5 @@ def _view(path: Path) -> View:
     numbers = {
         n: a for n, a in arrays.items() if a.shape == images.shape[:1] and a.dtype.kind in "fiu"
     }
-    return View(images, numbers)
+    counts = {n: int(a) for n, a in arrays.items() if a.shape == () and a.dtype.kind in "iu"}
+    return View(images, numbers, counts)

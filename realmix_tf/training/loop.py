@@ -214,8 +214,8 @@ class _Run:
                 raise DivergedError(
                     f"{MOST_SKIPPED} updates in a row had no finite gradient ({losses}, "
                     f"lr {self.settings.lr:g})",
-                    f"update {update}, {update * self.settings.batch} images; the last checkpoint "
-                    "is kept",
+                    f"update {update}, {update * self.settings.batch} images; checkpoints saved "
+                    "before are kept",
                     "a smaller --lr",
                 )
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from absl import flags as absl_flags
@@ -14,6 +16,8 @@ from absl import flags as absl_flags
 from realmix_tf import errors, version
 from realmix_tf.cli import app, options
 from realmix_tf.training.settings import TrainSettings
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def define(values: absl_flags.FlagValues) -> None:
@@ -154,6 +158,35 @@ def test_results_are_text_or_json_on_stdout(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_json_results_carry_a_schema(capsys):
+    for result, schema in (({"n": 3}, 1), ({"n": 3, "schema": 2}, 2)):
+        assert execute(["--json"], lambda *_, result=result: result) == 0
+        assert json.loads(capsys.readouterr().out) == {"n": 3, "schema": schema}
+
+
+def test_an_input_file_is_as_given_else_in_the_data_folder(tmp_path, monkeypatch):
+    seen = []
+
+    def run(values, rest):
+        seen.append(app.input_file(values, rest[0]))
+
+    (tmp_path / "data").mkdir()
+    inside, outside = tmp_path / "data" / "a", tmp_path / "b"
+    inside.touch()
+    outside.touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ML_DATA", raising=False)
+    for words in (
+        ["--data_dir=data", "a"],
+        ["--data_dir=data", "b"],
+        ["--data_dir=data", "c"],
+        ["a"],
+        ["--data_dir=data", str(outside)],
+    ):
+        assert execute(words, run) == 0
+    assert list(map(str, seen)) == ["data/a", "b", "c", "a", str(outside)]
+
+
 def test_notes_go_to_stderr_and_are_printable(capsys):
     app.note("one\x1b[2J")
     assert capsys.readouterr() == ("", "one\\x1b[2J\n")
@@ -176,14 +209,48 @@ def test_flags_become_the_dataclass_and_are_checked(capsys):
     made = []
 
     def run(values, rest):
-        made.append(options.collect(values, TrainSettings, seed=9))
+        made.append(options.collect(values, TrainSettings))
 
-    assert execute(["--batch=32", "--ema=0.5", "--precision=float32"], run) == 0
+    assert execute(["--batch=32", "--ema=0.5", "--precision=float32", "--seed=9"], run) == 0
     assert made == [TrainSettings(batch=32, ema=0.5, precision="float32", lr=0.03, seed=9)]
     assert execute(["--ema=1.5"], run) == 2
     assert "--ema" in one_line(capsys)
     assert execute(["--lr=nan"], run) == 2
     assert "--lr" in one_line(capsys)
+
+
+def _installed() -> dict[str, str]:
+    """[project.scripts] of pyproject.toml (tomllib is not in Python 3.10)."""
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    section = text.partition("[project.scripts]\n")[2].partition("\n[")[0]
+    return dict(re.findall(r'^([\w-]+) = "([\w.:]+)"$', section, re.MULTILINE))
+
+
+_HELP = """
+import importlib, json, sys
+for name, place in json.loads(sys.argv[1]).items():
+    module, function = place.split(":")
+    print("#", name, flush=True)
+    code = getattr(importlib.import_module(module), function)(["--help"])
+    assert code == 0, (name, code)
+    assert "tensorflow" not in sys.modules, name
+"""
+
+
+@pytest.mark.process
+def test_help_of_every_installed_command_works_without_tensorflow():
+    commands = _installed()
+    assert len(commands) >= 10
+    done = subprocess.run(
+        [sys.executable, "-c", _HELP, json.dumps(commands)],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    pages = dict(page.split("\n", 1) for page in done.stdout.removeprefix("# ").split("\n# "))
+    assert set(pages) == set(commands)
+    for name, page in pages.items():
+        assert "usage: " in page, name
+        assert "exit codes: 0 ok" in page, name
 
 
 _COMMAND = """

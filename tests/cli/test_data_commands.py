@@ -78,9 +78,11 @@ def test_the_chain_on_digits(data, tmp_path) -> None:
     out, _ = run("create_datasets", "digits", "--data_dir", data)
     assert "already there and verified" in out
     out, _ = run("create_datasets", "digits", "--data_dir", data, "--json")
-    assert json.loads(out)[0]["already_there"] is True
+    assert json.loads(out)["schema"] == 1
+    assert json.loads(out)["datasets"][0]["already_there"] is True
     out, _ = run("verify", data, "--json")
-    assert {Path(item["file"]).name: item["records"] for item in json.loads(out)} == {
+    assert json.loads(out)["schema"] == 1
+    assert {Path(item["file"]).name: item["records"] for item in json.loads(out)["files"]} == {
         "digits-train.tfrecord": 1297,
         "digits-test.tfrecord": 500,
         "digits.1@20-label.tfrecord": 20,
@@ -90,6 +92,7 @@ def test_the_chain_on_digits(data, tmp_path) -> None:
     out, _ = run("filter_dataset", "--class_filter=2,3", "--filter_dataset=digits-test.tfrecord",
                  f"--save_name={two}", f"--data_dir={data}", "--json")  # fmt: skip
     assert json.loads(out)["class_map"] == {"2": 0, "3": 1}
+    assert json.loads(out)["schema"] == 1
 
 
 def test_the_environment_variable_is_a_fallback(data, monkeypatch) -> None:
@@ -159,6 +162,9 @@ def test_damage_ends_with_code_3(data, tmp_path) -> None:
     out, err = run("verify", tmp_path, code=3)
     assert "DAMAGED" in out
     assert "1 of 1" in err
+    out, _ = run("verify", tmp_path, "--json", code=3)
+    assert json.loads(out)["schema"] == 1
+    assert json.loads(out)["files"][0]["ok"] is False
 
 
 def images(folder: Path, count: int) -> None:
@@ -242,7 +248,7 @@ def test_strange_names_are_survived(tmp_path) -> None:
     out, err = run("create_datasets", "custom", "--name=s", f"--traindir={tmp_path / 'train'}",
                    f"--testdir={tmp_path / 'test'}", f"--unlabeldir={unlabeled}", "--json",
                    f"--data_dir={tmp_path / 'data'}", "--img_size=8x12")  # fmt: skip
-    facts = json.loads(out)[0]["facts"]
+    facts = json.loads(out)["datasets"][0]["facts"]
     assert (facts["unlabeled"], facts["unlabeled_unreadable"]) == (2, 2)
     assert "2 unlabelled images could not be read" in err
     report = json.loads((tmp_path / "data" / "s-report.json").read_text())

@@ -157,6 +157,14 @@ def test_the_output_may_not_lie_in_the_input(pets, tmp_path) -> None:
         build_custom(change(pets, data_dir=tmp_path / "unlabeled" / "data"))
 
 
+@pytest.mark.parametrize("part", ["train", "test", ""])
+def test_the_input_folders_may_not_overlap(pets, tmp_path, part) -> None:
+    with pytest.raises(UsageError, match="would count twice"):
+        build_custom(change(pets, unlabel_dir=tmp_path / part, data_dir=tmp_path.parent / "d"))
+    with pytest.raises(UsageError, match="would count twice"):
+        build_custom(change(pets, test_dir=pets.train_dir))
+
+
 def test_no_space_is_said_before_the_work(pets, monkeypatch) -> None:
     import shutil
 
@@ -262,6 +270,18 @@ def test_copies_are_augmented_shuffled_and_traceable(split) -> None:
     assert manifest is not None
     assert manifest.provenance["augment"] == "digits"
     assert manifest.provenance["parents"][0]["file"] == "digits.1@20-unlabel.tfrecord"
+
+
+def test_copies_refuse_a_map_of_another_split(split) -> None:
+    pytest.importorskip("tensorflow")
+    path = split / "SSL" / "digits.1@20-map.json"
+    path.write_text(json.dumps({"label": [], "unlabel": [1, 2]}))
+    with pytest.raises(DataError, match=r"does not list 1277 .*digits\.1@20-map"):
+        make_copies(copy_options(split))
+    assert not list((split / "SSL").glob("*aug*"))
+    path.unlink()  # then a source is the place in the file
+    with RecordReader(make_copies(copy_options(split, copies=1)).file) as reader:
+        assert sorted(reader.sources.tolist()) == list(range(1277))
 
 
 def test_copies_depend_on_nothing_but_their_options(split, monkeypatch) -> None:

@@ -10,6 +10,7 @@ from data_tools.ordering import KeyedPermutation, class_mixed_order
 from data_tools.splits import SplitOptions, create_split, draw_labels, unlabeled_order
 from realmix_tf.data.images import encode_png
 from realmix_tf.data.manifest import manifest_path, provenance, read_manifest
+from realmix_tf.data.names import read_map
 from realmix_tf.data.records import RecordReader, RecordWriter, encode_example
 from realmix_tf.errors import DataError, UsageError
 
@@ -195,6 +196,59 @@ def test_pools_of_the_original_tools_are_unlabelled(tmp_path) -> None:
     with RecordReader(result.unlabel_file) as reader:
         reader.verify()
         assert int((~reader.labeled).sum()) == 30
+
+
+def _uneven(tmp_path, folder, name):
+    (tmp_path / folder).mkdir()
+    source = write(tmp_path / folder / name, [0] * 60 + [1] * 20 + [2] * 20 + [3] * 20)
+    result = create_split(options(tmp_path, source, target=tmp_path / folder / "SSL" / "t"))
+    manifest = read_manifest(result.label_file)
+    assert manifest is not None
+    return list(result.labeled.values()), manifest.provenance
+
+
+def test_only_the_files_own_name_makes_an_stl10_draw(tmp_path) -> None:
+    counts, origin = _uneven(tmp_path, "stl10_work", "pets-train.tfrecord")
+    assert counts == [4, 2, 1, 1]
+    assert (origin["draw"], origin["unlabeled_order"]) == ("by shares", "by shares")
+    counts, origin = _uneven(tmp_path, "work", "stl10-train.tfrecord")
+    assert counts == [2, 2, 2, 2]
+    assert (origin["draw"], origin["unlabeled_order"]) == ("uniform", "uniform")
+
+
+def test_a_balanced_draw_says_so(tmp_path) -> None:
+    source = write(tmp_path / "t-train.tfrecord", [0] * 30 + [1, 2, 3] * 5)
+    result = create_split(options(tmp_path, source, class_balance=True))
+    origin = read_manifest(result.label_file).provenance
+    assert (origin["draw"], origin["unlabeled_order"]) == ("uniform", "by shares")
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "said"),
+    [("stl10-train", 1000, True), ("stl10-train", 40, False), ("t-train", 1000, False)],
+)
+def test_stl10_with_1000_labels_is_said_not_to_be_the_published_split(
+    tmp_path, name, labels, said
+) -> None:
+    source = write(tmp_path / f"{name}.tfrecord", [i % 4 for i in range(1040)])
+    notes = create_split(options(tmp_path, source, labels=labels)).notes
+    assert any("stl10_fold_indices" in note for note in notes) == said
+
+
+def test_the_map_is_read_or_refused(tmp_path) -> None:
+    path = tmp_path / "t-map.json"
+    path.write_text(json.dumps({"label": [1], "unlabel": [2, 0]}))
+    ids = read_map(path, 2)
+    assert (ids.dtype, ids.tolist()) == (np.int64, [2, 0])
+    with pytest.raises(DataError, match="does not list 3 unlabelled ids"):
+        read_map(path, 3)
+    for value in ([2, 0], {}, *({"unlabel": [0, wrong]} for wrong in (-1, 1.0, True, "1", 2**63))):
+        path.write_text(json.dumps(value))
+        with pytest.raises(DataError, match="make the split again"):
+            read_map(path, 2)
+    path.write_text("{")
+    with pytest.raises(DataError):
+        read_map(path, 2)
 
 
 def test_inputs_must_belong_together(tmp_path) -> None:

@@ -119,6 +119,8 @@ def make_run(
                 images=pixels[pool[chosen]],
                 probability=guess[chosen].max(1).astype(np.float32),
                 predicted=guess[chosen].argmax(1),
+                ranked=np.int64(len(pool)),
+                of=np.int64(1200),
             )
         for view in range(2):
             np.savez(

@@ -308,6 +308,23 @@ def test_checkpoints(run_folder: Path, pictures: np.ndarray) -> None:
     assert ema.predict(pictures).shape == (40, 4)
 
 
+def test_raw_weights_of_an_exported_model(
+    run_folder: Path, classifier: Classifier, description: ModelDescription
+) -> None:
+    classifier.save(run_folder / "model")
+    for path in (run_folder, run_folder / "model"):
+        with pytest.raises(UsageError, match=r"averaged.*tf/model.ckpt-00001280"):
+            Classifier.load(path, "raw")
+    bare = run_folder.parent / "pets"
+    classifier.save(bare)
+    with pytest.raises(UsageError, match=r"averaged.*…/tf/model.ckpt-<images>"):
+        Classifier.load(bare, "raw")
+    raw = ModelDescription(SPEC, CLASSES, {}, {**description.provenance, "weights": "raw"})
+    Classifier.create(raw, random_weights(8)).save(bare)
+    for weights in ("raw", "ema"):
+        assert Classifier.load(bare, weights).provenance["weights"] == "raw"
+
+
 def test_unusable_checkpoints(run_folder: Path) -> None:
     tf_folder = run_folder / "tf"
     with pytest.raises(CheckpointError, match=r"not exported a model yet.*ckpt-00001280"):

@@ -106,6 +106,27 @@ def test_unreadable_pictures_have_rows(
     assert "5 of 8 pictures could not be read" in result.notes
 
 
+def test_only_the_first_frame_is_said(
+    classifier: Classifier, pictures: np.ndarray, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    fill(folder, pictures[:1], ["a.png"])
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+    for name in ("b.gif", "c.webp"):
+        frames[0].save(folder / name, save_all=True, append_images=frames[1:])
+    whole = (folder / "b.gif").read_bytes()
+    (folder / "d.gif").write_bytes(whole[:30])
+    result = inference.classify([folder], classifier)
+    said = "animated, only the first frame is used"
+    assert [row.note for row in result.rows] == ["", said, said, ""]
+    assert [row.status for row in result.rows] == ["ok", "ok", "ok", "unreadable"]
+    assert f"2 of 4 pictures: {said}" in result.notes
+    rows = list(csv.DictReader(io.StringIO(predictions.predictions_csv(result))))
+    assert [row["note"] for row in rows] == ["", said, said, ""]
+    contents = predictions.predictions_json(result)["predictions"]
+    assert [row["note"] for row in contents] == ["", said, said, ""]
+
+
 def test_nothing_readable_at_all(classifier: Classifier, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no")
     result = inference.classify([tmp_path], classifier)
@@ -217,12 +238,52 @@ def test_json_keeps_the_true_names() -> None:
 def test_files(tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
     files = predictions.write_predictions(odd_result(), out, "../my=set")
-    assert sorted(os.listdir(out)) == ["_my_set_pred.npy", "predictions.csv", "predictions.json"]
+    assert sorted(os.listdir(out)) == [
+        "_my_set_pred.npy",
+        "inputs.json",
+        "predictions.csv",
+        "predictions.json",
+    ]
     array = np.load(files["npy"], allow_pickle=False)
     np.testing.assert_array_equal(array, odd_result().probabilities)
     contents = json.loads(Path(files["json"]).read_text())
     assert contents["array"] == "_my_set_pred.npy"
     assert contents["schema"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("my photos", "my_photos"),
+        ("a.png", "a.png"),
+        ("..", "images"),
+        ("", "images"),
+        ("a/../\\b\n", "a_..__b_"),
+        (os.fsdecode(b"\xff"), "_xff"),
+        ("写" * 200, "写" * 33),
+    ],
+)
+def test_names_are_safe(name: str, safe: str) -> None:
+    assert predictions.safe_name(name) == safe
+
+
+def test_a_folder_for_each_input(tmp_path: Path) -> None:
+    root, (a, b) = tmp_path / "out", [str(tmp_path / side / "photos") for side in "ab"]
+
+    def place(*inputs: str) -> str:
+        folder = predictions.folder_for(root, inputs)
+        predictions.write_predictions(odd_result(), folder, "x", inputs)
+        return folder.name
+
+    assert [place(a), place(b), place(a, b)] == ["photos", "photos-2", "photos_and_1_more"]
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    again = [place(a), place(f"{a}/"), place(b), place(str(tmp_path / "link" / "photos"))]
+    assert again == ["photos", "photos", "photos-2", "photos"]
+    (root / "photos-2" / "inputs.json").write_text("{")
+    assert [place(b), place(b)] == ["photos-3", "photos-3"]
+    (root / "c.png").write_text("a file")
+    (root / "d").mkdir()
+    assert [place("c.png"), place("d"), place("/")] == ["c.png-2", "d", "images"]
 
 
 def test_output_stays_out_of_the_input(tmp_path: Path) -> None:

@@ -117,7 +117,9 @@ def test_complete(runs: Path) -> None:
         "Least confident",
         "Labelled",
         "Unlabelled, view 2",
-        "Mixed",
+        "after augmentation, before the method mixes any of them",
+        "“Mixed” is what the network was fed after MixUp",
+        "Of 1,000 of the 1,200 unlabelled images; the others were not ranked.",
         "python realmix.py --method=realmix --dataset=digits.1@40-100",
         "tensorflow 2.21.0",
         f"{3:064x}",
@@ -188,6 +190,22 @@ def test_one_evaluation_no_validation_no_unlabelled_images(tmp_path: Path) -> No
         "A single evaluation is a dot",
     ):
         assert expected in text, expected
+
+
+@pytest.mark.usefixtures("drawn_once")
+@pytest.mark.parametrize("counts", [{}, {"ranked": 1200, "of": 1200}, {"ranked": "x", "of": 2}])
+def test_all_ranked_or_not_recorded(tmp_path: Path, counts: dict[str, Any]) -> None:
+    run = make_run(tmp_path / "run", evaluations=1)
+    (run / "views" / "mixed.npz").unlink()
+    for path in (run / "views").glob("unlabeled_*.npz"):
+        with np.load(path) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        np.savez(path, **{**{k: v for k, v in arrays.items() if v.shape}, **counts})
+    text = check(write_report(run)).text
+    assert "Most confident" in text
+    assert "not ranked" not in text
+    assert "MixUp" not in text
+    assert "after augmentation, before the method mixes any of them." in text
 
 
 @pytest.mark.usefixtures("drawn_once")
