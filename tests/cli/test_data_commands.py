@@ -117,7 +117,7 @@ def test_the_environment_variable_is_a_fallback(data, monkeypatch) -> None:
         ("create_datasets", ["custom", "--data_dir=x", "--name=a", "--traindir=t",
                              "--testdir=t", "--img_size=big"], 2, "32x48"),
         ("create_datasets", ["custom", "--data_dir=x", "--name=a", "--traindir=t",
-                             "--testdir=t"], 3, "no such folder (t)"),
+                             "--testdir=u"], 3, "no such folder (t)"),
         ("create_split", [], 2, "create_split --seed=1"),
         ("create_split", ["a", "b"], 2, "--label_split_size"),
         ("create_split", ["a", "b", "--label_split_size=x"], 2, "label_split_size"),
