@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.build import Progress, writable
 from data_tools.ordering import KeyedPermutation
+from data_tools.outputs import writable
+from data_tools.progress import Progress
 from realmix_tf.augment.names import POLICY_NAMES
 from realmix_tf.data.images import decode_pngs, encode_pngs
 from realmix_tf.data.manifest import provenance

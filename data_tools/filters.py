@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools.build import Progress
+from data_tools.progress import Progress
 from realmix_tf.data.manifest import provenance
 from realmix_tf.data.names import check_dataset
 from realmix_tf.data.records import (

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.build import OutputSet, Progress
 from data_tools.ordering import Proportional
+from data_tools.outputs import OutputSet
+from data_tools.progress import Progress
 from realmix_tf.data.manifest import provenance
 from realmix_tf.data.names import check_dataset
 from realmix_tf.data.records import RecordReader, RecordWriter, encode_example, frame_of

@@ -131,16 +131,21 @@ def require_space(folder: str | os.PathLike[str], needed_bytes: int, purpose: st
     Raises:
       ResourceError: fewer than ``needed_bytes`` are free where ``folder`` is or will be.
     """
-    existing = Path(folder).absolute()
-    while not existing.exists():
-        existing = existing.parent
-    free = shutil.disk_usage(existing).free
+    free = free_bytes(folder)
     if free < needed_bytes:
         raise ResourceError(
             f"{purpose} needs about {human_bytes(needed_bytes)}, only {human_bytes(free)} is free",
             folder,
             "free some space or choose another folder",
         )
+
+
+def free_bytes(folder: str | os.PathLike[str]) -> int:
+    """Bytes free where ``folder`` is or will be."""
+    existing = Path(folder).absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return shutil.disk_usage(existing).free
 
 
 def human_bytes(count: float) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.build import OutputSet, writable
 from data_tools.checking import verify_file
 from data_tools.ordering import class_mixed_order
+from data_tools.outputs import OutputSet, writable
 from data_tools.sources import COMMAND, SourceResult
 from realmix_tf.data.images import encode_pngs
 from realmix_tf.data.manifest import provenance

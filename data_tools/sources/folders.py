@@ -11,16 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.build import (
-    Encoded,
-    ImageFormat,
-    OutputSet,
-    Progress,
-    encode_files,
-    outside_inputs,
-    writable,
-)
+from data_tools.decoding import Encoded, ImageFormat, encode_files
 from data_tools.ordering import class_mixed_order
+from data_tools.outputs import OutputSet, outside_inputs, writable
+from data_tools.progress import Progress
 from data_tools.sources import COMMAND, SourceResult
 from realmix_tf.data.images import MAX_PIXELS, ImageEntry, find_images, png_bytes_estimate
 from realmix_tf.data.manifest import provenance

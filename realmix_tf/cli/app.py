@@ -14,13 +14,16 @@ import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags as absl_flags
 
 from realmix_tf import version
 from realmix_tf.errors import RealmixError, UsageError, printable
 from realmix_tf.files import json_text, resource_error
+
+if TYPE_CHECKING:
+    from data_tools.plan import Plan
 
 Define = Callable[[absl_flags.FlagValues], None]
 Run = Callable[[absl_flags.FlagValues, list[str]], Any]
@@ -31,6 +34,10 @@ EXIT_CODES = (
     "exit codes: 0 ok, 2 usage, 3 bad data, 4 resources, 5 checkpoint or model unusable, "
     "6 diverged, 130/143 interrupted and saved"
 )
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived; raised so that everything under way cleans up as for Ctrl-C."""
 
 
 def execute(
@@ -62,6 +69,7 @@ def execute(
     # The shells' default for a closed pipe (`... | head`): end quietly.
     if argv is None:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         define(values)
         rest = parse(values, words, name)
@@ -77,9 +85,9 @@ def execute(
         return 0
     except RealmixError as error:
         return _fail(error, error.exit_code, debug)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        print("interrupted; nothing half-written is left", file=sys.stderr)
+        return 143 if isinstance(error, Terminated) else 130
     except MemoryError as error:
         return _fail(error, 4, debug, "out of memory; try: a smaller --batch or smaller images")
     except OSError as error:
@@ -162,6 +170,23 @@ def load_tensorflow() -> None:
             os.close(kept)
 
 
+def define_dry_run(values: absl_flags.FlagValues) -> None:
+    """Adds --dry_run."""
+    absl_flags.DEFINE_bool(
+        "dry_run",
+        False,
+        "Write nothing; show what would be read and written, bytes, memory and time.",
+        flag_values=values,
+    )
+
+
+def plan_result(values: absl_flags.FlagValues, plan: Plan) -> Any:
+    """What a command returns for --dry_run; the plan's remarks go to stderr."""
+    for remark in plan.notes:
+        note(f"note: {remark}")
+    return plan.as_json() if values["json"].value else plan.text()
+
+
 def data_dir(values: absl_flags.FlagValues) -> str:
     """The folder of the datasets: --data_dir, else the environment variable ML_DATA.
 
@@ -204,6 +229,12 @@ def _plain(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value))
     return str(value)
+
+
+def _terminate(number: int, frame: object) -> None:
+    # A second one ends the process at once.
+    signal.signal(number, signal.SIG_DFL)
+    raise Terminated
 
 
 def _fail(error: BaseException, code: int, debug: bool, text: str = "") -> int:

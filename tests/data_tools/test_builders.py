@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools import build as building
+from data_tools import decoding
 from data_tools import copies as copying
 from data_tools.checking import verify, verify_file
 from data_tools.copies import CopyOptions, make_copies
@@ -185,7 +185,7 @@ def test_a_read_only_folder_is_said_before_the_work(pets) -> None:
 def crash_on_some(task, image_format):
     if any(path.endswith("_crash.png") for path, _ in task):
         os._exit(139)
-    return building._encode_task(task, image_format)
+    return decoding._encode_task(task, image_format)
 
 
 @pytest.mark.process
@@ -194,13 +194,13 @@ def test_a_crashing_decoder_costs_one_file(tmp_path, monkeypatch) -> None:
     for i in range(40):
         path = picture(tmp_path / (f"{i}_crash.png" if i == 20 else f"{i}.png"))
         entries.append(ImageEntry(str(path), path.name))
-    image_format = building.ImageFormat(4, 4, 3, 10**6)
-    original = building._encode_task
-    monkeypatch.setattr(building, "_encode_task", crash_on_some)
+    image_format = decoding.ImageFormat(4, 4, 3, 10**6)
+    original = decoding._encode_task
+    monkeypatch.setattr(decoding, "_encode_task", crash_on_some)
     try:
-        results = list(building.encode_files(entries, image_format, workers=2))
+        results = list(decoding.encode_files(entries, image_format, workers=2))
     finally:
-        building._encode_task = original
+        decoding._encode_task = original
     assert [i for i, item in enumerate(results) if item.problem] == [20]
     assert "crashed" in results[20].problem
     assert [item.entry for item in results] == entries
