@@ -70,7 +70,12 @@ def test_every_error_is_one_line_on_stderr_with_its_exit_code(capsys, error, cod
 
 def test_ctrl_c_exits_with_130(capsys):
     assert execute([], raising(KeyboardInterrupt())) == 130
-    assert capsys.readouterr().err == "interrupted\n"
+    assert capsys.readouterr().err == "interrupted; nothing half-written is left\n"
+
+
+def test_sigterm_cleans_up_and_exits_with_143(capsys):
+    assert execute([], raising(app.Terminated())) == 143
+    assert "interrupted" in capsys.readouterr().err
 
 
 def test_control_characters_in_an_error_are_escaped(capsys):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools import decoding
 from data_tools import copies as copying
+from data_tools import decoding
 from data_tools.checking import verify, verify_file
 from data_tools.copies import CopyOptions, make_copies
 from data_tools.filters import FilterOptions, filter_dataset
