@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from data_tools.ordering import KeyedPermutation
 from data_tools.outputs import writable
+from data_tools.plan import FileUse, Plan, estimate_seconds, files, resident_bytes
 from data_tools.progress import Progress
 from realmix_tf.augment.names import POLICY_NAMES
 from realmix_tf.data.images import decode_pngs, encode_pngs
@@ -54,6 +55,8 @@ class CopyOptions:
       seed: of the order and of the augmentation.
       unlabel_size: records the unlabelled file must have; None for any.
       overwrite: replace existing copies.
+      threads: at work at once; the number of processors when None. The result does not depend
+        on it.
     """
 
     data_dir: Path
@@ -63,6 +66,17 @@ class CopyOptions:
     seed: int = 1
     unlabel_size: int | None = None
     overwrite: bool = False
+    threads: int | None = None
+
+    @property
+    def parent(self) -> Path:
+        """The file of the images that are copied."""
+        return self.name.unlabel_file(self.data_dir)
+
+    @property
+    def output(self) -> Path:
+        """The file of the copies."""
+        return self.name.with_copies(self.copies).unlabel_file(self.data_dir)
 
 
 @dataclass(frozen=True)
@@ -82,59 +96,32 @@ def make_copies(options: CopyOptions) -> CopyResult:
     Position p of the output holds copy k of record r, where r·copies + k is p under a keyed
     permutation; the random numbers of its augmentation belong to that position too. A copy keeps
     ``label``, ``labeled`` and ``name``, and its ``source`` is the record's id in the split's map
-    (its position in the unlabelled file where there is no map).
+    (its position in the unlabelled file where there is no map), or the record's own ``source``
+    where that is a copy already.
 
     Raises:
       UsageError: unknown policy, impossible numbers, or the copies exist.
       DataError: the split is missing or damaged.
       ResourceError: the copies do not fit on the disk.
     """
-    if options.copies < 1:
-        raise UsageError(f"--aug_copy is {options.copies}", "", "at least 1")
-    if options.name.copies is not None:
-        raise UsageError(
-            "copies are made from a split without copies", str(options.name.split),
-            f"--aug_dataset={options.name.without_copies().split}",
-        )  # fmt: skip
-    if options.augment not in POLICY_NAMES:
-        raise UsageError(
-            f"there is no augmentation policy {options.augment!r}",
-            "--augment",
-            " or ".join(POLICY_NAMES),
-        )
-    parent = options.name.unlabel_file(options.data_dir)
-    output = options.name.with_copies(options.copies).unlabel_file(options.data_dir)
-    if not options.overwrite:
-        refuse_existing(output)
-    writable(output.parent)
-    with RecordReader(parent) as reader:
-        notes = (
-            [] if reader.manifest else [f"{parent.name}: no manifest, so labels are taken as true"]
-        )
+    _check(options)
+    with RecordReader(options.parent) as reader:
+        _check_images(reader, options)
+        writable(options.output.parent)
         count = len(reader)
-        if options.unlabel_size not in (None, count):
-            raise DataError(
-                f"--unlabel_size is {options.unlabel_size}, the file has {count} records",
-                parent,
-                f"--unlabel_size={count}, or leave it out",
-            )
-        if not count:
-            raise DataError("there is nothing to copy, the file has no records", parent)
-        # Augmented pictures compress a little worse than the originals.
-        estimate = int(reader.sizes().sum() * 1.1) * options.copies
-        require_space(output.parent, estimate, f"{count * options.copies} copies")
+        total = count * options.copies
+        require_space(options.output.parent, _output_bytes(reader, options), f"{total} copies")
         sources = _sources(reader, options)
         origin = provenance(
             f"{COMMAND} --aug_dataset={options.name.split} --aug_copy={options.copies} "
             f"--augment={options.augment} --seed={options.seed}",
             seed=options.seed,
-            parents=[parent],
+            parents=[options.parent],
             more={"augment": options.augment, "copies": options.copies},
         )
-        total = count * options.copies
         with (
             RecordWriter(
-                output,
+                options.output,
                 dataset=options.name.dataset,
                 role="unlabel",
                 classes=reader.classes,
@@ -148,25 +135,87 @@ def make_copies(options: CopyOptions) -> CopyResult:
                 for frame, label in zip(frames, labels, strict=True):
                     writer.write_frame(frame, label)
                 progress.add(len(frames))
-    return CopyResult(output, writer.records, writer.bytes, count, tuple(notes))
+        notes = _notes(reader)
+    return CopyResult(options.output, writer.records, writer.bytes, count, notes)
 
 
-def _sources(reader: RecordReader, options: CopyOptions) -> NDArray[np.int64]:
-    """The ids of the unlabelled records in the split's input."""
-    path = options.name.map_file(options.data_dir)
-    if not path.exists():
-        return np.arange(len(reader))
-    return read_map(path, len(reader))
+def plan_copies(options: CopyOptions) -> Plan:
+    """What ``make_copies`` would do; the time comes from making the first copies.
+
+    Raises:
+      UsageError, DataError, ResourceError: as ``make_copies``.
+    """
+    _check(options)
+    with RecordReader(options.parent) as reader:
+        _check_images(reader, options)
+        total = len(reader) * options.copies
+        size = _output_bytes(reader, options)
+        require_space(options.output.parent, size, f"{total} copies")
+        sample = _Sample(reader, options)
+        sample()  # the first call also builds what later ones use
+        held = min(len(reader) * int(np.prod(reader.image_shape)), HELD_BYTES)
+        return Plan(
+            reads=files([options.parent]),
+            writes=(FileUse(str(options.output), size),),
+            memory=resident_bytes() + held + 8 * BLOCK_BYTES * (_threads(options) + 1),
+            seconds=estimate_seconds(total, sample) / _threads(options),
+            facts={"images": len(reader), "copies": total},
+            notes=_notes(reader),
+        )
 
 
-def _blocks(
-    reader: RecordReader, sources: NDArray[np.int64], options: CopyOptions
-) -> Iterator[tuple[list[bytes], list[int]]]:
-    """Frames and labels of the copies in the order of the output, a block at a time."""
+class _Sample:
+    """Makes some copies on one thread and forgets them."""
+
+    def __init__(self, reader: RecordReader, options: CopyOptions) -> None:
+        self._policy = _policy(reader, options)
+        self._rows = np.arange(min(len(reader), 256))
+        self._originals = _Originals(reader, self._rows, self._rows)
+        self._seed = options.seed
+
+    def __call__(self) -> int:
+        _copy_block(self._originals, self._policy, self._rows, 0, self._seed)
+        return len(self._rows)
+
+
+def _check(options: CopyOptions) -> None:
+    if options.copies < 1:
+        raise UsageError(f"--aug_copy is {options.copies}", "", "at least 1")
+    if options.threads is not None and options.threads < 1:
+        raise UsageError(f"--threads is {options.threads}", "", "at least 1")
+    if options.name.copies is not None:
+        raise UsageError(
+            "copies are made from a split without copies", str(options.name.split),
+            f"--aug_dataset={options.name.without_copies().split}",
+        )  # fmt: skip
+    if options.augment not in POLICY_NAMES:
+        raise UsageError(
+            f"there is no augmentation policy {options.augment!r}",
+            "--augment",
+            " or ".join(POLICY_NAMES),
+        )
+    if not options.overwrite:
+        refuse_existing(options.output)
+
+
+def _check_images(reader: RecordReader, options: CopyOptions) -> None:
+    count = len(reader)
+    if options.unlabel_size not in (None, count):
+        raise DataError(
+            f"--unlabel_size is {options.unlabel_size}, the file has {count} records",
+            options.parent,
+            f"--unlabel_size={count}, or leave it out",
+        )
+    if not count:
+        raise DataError("there is nothing to copy, the file has no records", options.parent)
+    _policy(reader, options)
+
+
+def _policy(reader: RecordReader, options: CopyOptions) -> Policy:
     from realmix_tf.augment.policies import get_policy
 
     policy = get_policy(options.augment)
-    height, width, channels = reader.image_shape
+    height, width, _ = reader.image_shape
     if min(height, width) < policy.min_size:
         raise UsageError(
             f"the policy {options.augment!r} needs images of at least {policy.min_size} pixels, "
@@ -174,11 +223,41 @@ def _blocks(
             "--augment",
             "another policy",
         )
+    return policy
+
+
+def _output_bytes(reader: RecordReader, options: CopyOptions) -> int:
+    # Augmented pictures compress a little worse than the originals.
+    return int(reader.sizes().sum() * 1.1) * options.copies
+
+
+def _notes(reader: RecordReader) -> tuple[str, ...]:
+    if reader.manifest:
+        return ()
+    return (f"{reader.path.name}: no manifest, so labels are taken as true",)
+
+
+def _threads(options: CopyOptions) -> int:
+    return options.threads or os.cpu_count() or 1
+
+
+def _sources(reader: RecordReader, options: CopyOptions) -> NDArray[np.int64]:
+    """For every record the id, in the split's input, of the picture it comes from."""
+    path = options.name.map_file(options.data_dir)
+    ids = read_map(path, len(reader)) if path.exists() else np.arange(len(reader))
+    return np.where(reader.sources >= 0, reader.sources, ids)
+
+
+def _blocks(
+    reader: RecordReader, sources: NDArray[np.int64], options: CopyOptions
+) -> Iterator[tuple[list[bytes], list[int]]]:
+    """Frames and labels of the copies in the order of the output, a block at a time."""
+    policy = _policy(reader, options)
     total = len(reader) * options.copies
     permutation = KeyedPermutation(total, options.seed, "make_aug_copy/order")
-    block = max(BLOCK_BYTES // (height * width * channels), 1)
-    originals = _Originals(reader, sources)
-    workers = os.cpu_count() or 1
+    block = max(BLOCK_BYTES // int(np.prod(reader.image_shape)), 1)
+    originals = _Originals(reader, np.arange(len(reader)), sources)
+    workers = _threads(options)
     waiting: deque[Future[tuple[list[bytes], list[int]]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
@@ -203,22 +282,24 @@ class _Originals:
     What it holds grows with the number of images, not with the number of copies.
     """
 
-    def __init__(self, reader: RecordReader, sources: NDArray[np.int64]) -> None:
+    def __init__(
+        self, reader: RecordReader, rows: NDArray[np.int64], sources: NDArray[np.int64]
+    ) -> None:
         self._reader = reader
         self.labels = reader.labels
         self.rests: list[bytes] = []
-        for i, source in enumerate(sources.tolist()):
+        for i, source in zip(rows.tolist(), sources[rows].tolist(), strict=True):
             record = reader.record(i)
             self.rests.append(
                 encode_rest(record.label, labeled=record.labeled, source=source, name=record.name)
             )
         self._held: NDArray[np.uint8] | None = None
-        shape = (len(reader), *reader.image_shape)
+        shape = (len(rows), *reader.image_shape)
         if int(np.prod(shape)) <= HELD_BYTES:
             self._held = np.empty(shape, np.uint8)
-            for first in range(0, len(reader), 1024):
-                rows = np.arange(first, min(first + 1024, len(reader)))
-                self._held[rows] = self._decode(rows)
+            for first in range(0, len(rows), 1024):
+                part = rows[first : first + 1024]
+                self._held[part] = self._decode(part)
 
     def images(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """uint8 [n, height, width, channels]."""

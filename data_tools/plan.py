@@ -6,6 +6,9 @@ refuses too.
 
 from __future__ import annotations
 
+import os
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -100,3 +103,14 @@ def estimate_seconds(total: int, sample: Callable[[], int]) -> float:
     done = sample()
     elapsed = time.perf_counter() - begin
     return elapsed * total / done if done else 0.0
+
+
+def resident_bytes() -> int:
+    """Bytes of memory that this process has taken so far, at most (the peak where only that is
+    known)."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024

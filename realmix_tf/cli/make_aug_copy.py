@@ -36,12 +36,14 @@ def define(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_integer("seed", 1, "Seed of order and augmentation.", flag_values=values)
+    flags.DEFINE_integer("threads", None, "Threads; one a processor.", flag_values=values)
     flags.DEFINE_bool("overwrite", False, "Replace existing copies.", flag_values=values)
+    app.define_dry_run(values)
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> Any:
     """Makes the copies."""
-    from data_tools.copies import CopyOptions, make_copies
+    from data_tools.copies import CopyOptions, make_copies, plan_copies
     from realmix_tf.data.names import DatasetName
 
     if arguments:
@@ -49,17 +51,19 @@ def run(values: flags.FlagValues, arguments: list[str]) -> Any:
     if not values.aug_dataset:
         raise UsageError("no split was named", "--aug_dataset", EXAMPLE)
     app.load_tensorflow()
-    result = make_copies(
-        CopyOptions(
-            data_dir=Path(app.data_dir(values)),
-            name=DatasetName.parse_split(values.aug_dataset),
-            copies=values.aug_copy,
-            augment=values.augment,
-            seed=values.seed,
-            unlabel_size=values.unlabel_size,
-            overwrite=values.overwrite,
-        )
+    options = CopyOptions(
+        data_dir=Path(app.data_dir(values)),
+        name=DatasetName.parse_split(values.aug_dataset),
+        copies=values.aug_copy,
+        augment=values.augment,
+        seed=values.seed,
+        unlabel_size=values.unlabel_size,
+        overwrite=values.overwrite,
+        threads=values.threads,
     )
+    if values.dry_run:
+        return app.plan_result(values, plan_copies(options))
+    result = make_copies(options)
     for remark in result.notes:
         app.note(f"note: {remark}")
     return {
