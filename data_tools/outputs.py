@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from realmix_tf.data import manifest as manifests
 from realmix_tf.data.records import refuse_existing
 from realmix_tf.errors import DataError, UsageError
-from realmix_tf.files import resource_error, sync_directory
+from realmix_tf.files import remove, require_writable
 
 
 class OutputSet:
@@ -47,12 +46,8 @@ class OutputSet:
         if self.mark.suffix == ".tfrecord":
             if self.mark.exists():
                 manifests.mark_incomplete(self.mark)
-        elif self.mark.exists():
-            try:
-                self.mark.unlink()
-                sync_directory(self.mark.parent)
-            except OSError as error:
-                raise resource_error(error, self.mark) from error
+        else:
+            remove(self.mark)
 
     def _is_leftover(self, path: Path) -> bool:
         if not path.exists():
@@ -87,12 +82,5 @@ def writable(folder: Path) -> None:
     Raises:
       ResourceError: they cannot.
     """
-    probe = folder / f".tmp-probe.{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-    except OSError as error:
-        raise resource_error(error, folder) from error
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink()
+    require_writable(folder)
+    folder.mkdir(parents=True, exist_ok=True)

@@ -88,6 +88,21 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         file.write(text.encode("utf-8"))
 
 
+def remove(path: str | os.PathLike[str]) -> None:
+    """Removes a file, if it is there, so that a power cut does not bring it back.
+
+    Raises:
+      ResourceError: it cannot be removed.
+    """
+    try:
+        os.unlink(path)
+        sync_directory(Path(path).parent)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise resource_error(error, path) from error
+
+
 def json_text(value: Any, indent: int | None = 2) -> str:
     """JSON with sorted keys; non-finite numbers become ``null`` (JSON has no NaN)."""
     return json.dumps(_finite(value), indent=indent, sort_keys=True, allow_nan=False)
@@ -140,12 +155,28 @@ def require_space(folder: str | os.PathLike[str], needed_bytes: int, purpose: st
         )
 
 
+def require_writable(folder: str | os.PathLike[str]) -> None:
+    """Checks, before hours of work, that files can be made where ``folder`` is or will be.
+
+    The folder itself is not made.
+
+    Raises:
+      ResourceError: they cannot.
+    """
+    existing = _existing(folder)
+    probe = existing / f"{TEMPORARY_PREFIX}probe.{os.getpid()}"
+    try:
+        probe.touch()
+    except OSError as error:
+        raise resource_error(error, folder) from error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+
+
 def free_bytes(folder: str | os.PathLike[str]) -> int:
     """Bytes free where ``folder`` is or will be."""
-    existing = Path(folder).absolute()
-    while not existing.exists():
-        existing = existing.parent
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(_existing(folder)).free
 
 
 def human_bytes(count: float) -> str:
@@ -205,6 +236,13 @@ class FolderLock:
                 self._file.truncate(0)
             self._file.close()
             self._file = None
+
+
+def _existing(folder: str | os.PathLike[str]) -> Path:
+    path = Path(folder).absolute()
+    while not path.exists():
+        path = path.parent
+    return path
 
 
 def _finite(value: Any) -> Any:

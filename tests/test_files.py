@@ -156,3 +156,22 @@ def test_a_lock_names_its_holder_and_dies_with_it(tmp_path):
     assert (tmp_path / ".lock").read_text().startswith(f"process {holder.pid}")
     with files.FolderLock(tmp_path):
         assert f"process {os.getpid()} " in (tmp_path / ".lock").read_text()
+
+
+def test_a_place_is_tried_without_making_the_folder(tmp_path):
+    files.require_writable(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(ResourceError):
+        files.require_writable(tmp_path / "file" / "below")
+
+
+def test_removing_what_is_not_there_is_no_error(tmp_path):
+    path = tmp_path / "a"
+    files.remove(path)
+    path.touch()
+    files.remove(path)
+    assert not path.exists()
+    (path / "b").mkdir(parents=True)
+    with pytest.raises(ResourceError):
+        files.remove(path)

@@ -14,6 +14,7 @@ from absl import flags as absl_flags
 
 from realmix_tf.cli import app
 from realmix_tf.errors import DataError, UsageError
+from realmix_tf.files import require_writable
 
 NAME = "realmix-predict"
 SUMMARY = (
@@ -81,6 +82,7 @@ def run_inference(
     named = [*inputs, inference_list] if inference_list else inputs
     target = out_dir or str(default_out_dir(inference_ckpt, named))
     predictions.require_outside(target, inputs)
+    require_writable(target)
     items = inference.gather(inputs)
     if inference_list:
         items += inference.read_list(inference_list)

@@ -16,7 +16,7 @@ import numpy as np
 
 from realmix_tf.errors import RealmixError, UsageError, printable
 from realmix_tf.evaluation.inference import Result, Row
-from realmix_tf.files import atomic_write, read_json, write_json, write_text
+from realmix_tf.files import atomic_write, read_json, remove, write_json, write_text
 
 SCHEMA = 1
 _TABLE, _DOCUMENT, _INPUTS = "predictions.csv", "predictions.json", "inputs.json"
@@ -103,7 +103,8 @@ def write_predictions(
     """Writes predictions.csv, predictions.json and ``<name>_pred.npy``, each atomically.
 
     The array is float32 [N, C], the probabilities of the N readable inputs in the order of the
-    JSON's rows with status ``ok``. Before them inputs.json says what they are made from.
+    JSON's rows with status ``ok``. Before them inputs.json says what they are made from. The JSON
+    is the last, so where there is one the others belong to it.
 
     Args:
       result: what to write.
@@ -120,6 +121,7 @@ def write_predictions(
     out_dir = Path(out_dir)
     array = out_dir / f"{safe_name(name)}_pred.npy"
     table, document = out_dir / _TABLE, out_dir / _DOCUMENT
+    remove(document)
     write_json(out_dir / _INPUTS, {"schema": SCHEMA, "inputs": _real(inputs)})
     write_text(table, predictions_csv(result))
     with atomic_write(array) as file:

@@ -251,6 +251,18 @@ def test_files(tmp_path: Path) -> None:
     assert contents["schema"] == 1
 
 
+def test_a_full_disk_leaves_no_document_beside_other_rows(tmp_path: Path, monkeypatch) -> None:
+    predictions.write_predictions(odd_result(), tmp_path)
+
+    def full(path: object, text: str) -> None:
+        raise ResourceError("no space left on the disk", path)
+
+    monkeypatch.setattr(predictions, "write_text", full)
+    with pytest.raises(ResourceError):
+        predictions.write_predictions(odd_result(), tmp_path)
+    assert not (tmp_path / "predictions.json").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "safe"),
     [
