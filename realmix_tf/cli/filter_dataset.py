@@ -28,6 +28,7 @@ The manifest of the output states which old id became which new one."""
 def define(values: flags.FlagValues) -> None:
     """Adds the command's flags."""
     app.define_data_dir(values)
+    app.define_dry_run(values)
     flags.DEFINE_list(
         "class_filter",
         [],
@@ -45,23 +46,24 @@ def define(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, arguments: list[str]) -> Any:
     """Filters the file."""
-    from data_tools.filters import FilterOptions, filter_dataset
-
     if arguments:
         raise UsageError(f"there is nothing to do with {arguments[0]!r}", "", EXAMPLE)
     for name in ("class_filter", "filter_dataset", "save_name"):
         if not getattr(values, name):
             raise UsageError(f"--{name} is missing", "", EXAMPLE)
-    result = filter_dataset(
-        FilterOptions(
-            source=app.input_file(values, values.filter_dataset),
-            output=Path(values.save_name),
-            classes=tuple(values.class_filter),
-            keep_ids=values.keep_ids,
-            unlabeled=values.unlabeled,
-            overwrite=values.overwrite,
-        )
+    from data_tools.records.filters import FilterOptions, filter_dataset, plan_filter
+
+    options = FilterOptions(
+        source=app.input_file(values, values.filter_dataset),
+        output=Path(values.save_name),
+        classes=tuple(values.class_filter),
+        keep_ids=values.keep_ids,
+        unlabeled=values.unlabeled,
+        overwrite=values.overwrite,
     )
+    if values.dry_run:
+        return app.plan_result(values, plan_filter(options))
+    result = filter_dataset(options)
     for remark in result.notes:
         app.note(f"note: {remark}")
     return {
@@ -70,6 +72,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> Any:
         "dropped": result.dropped,
         "dropped_without_label": result.dropped_without_label,
         "class_map": {str(old): new for old, new in result.class_map.items()},
+        **({"notes": list(result.notes)} if values.json else {}),
     }
 
 

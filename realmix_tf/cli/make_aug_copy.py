@@ -43,7 +43,7 @@ def define(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, arguments: list[str]) -> Any:
     """Makes the copies."""
-    from data_tools.copies import CopyOptions, make_copies, plan_copies
+    from data_tools.records.copies import CopyOptions, make_copies, plan_copies
     from realmix_tf.data.names import DatasetName
 
     if arguments:

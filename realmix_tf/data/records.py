@@ -2,8 +2,21 @@
 
 A file is a row of frames: length (uint64), masked CRC-32C of the length, payload, masked CRC-32C
 of the payload, all little-endian. A payload is a ``tf.train.Example`` with ``image`` (PNG bytes)
-and ``label`` (int64), and where needed ``labeled`` (0 = no true label; ``label`` is then −1),
-``source`` (id of the image a copy was made from) and ``name`` (relative file name).
+and ``label`` (int64), and where needed
+
+- ``labeled``: 0 = there is no true label, ``label`` is −1; 2 = ``label`` is a pseudo label, which a
+  model gave, not a true one. Readers count both as unlabelled: ``labels`` is −1, ``labeled`` false
+  and a manifest's ``per_class`` leaves them out; the pseudo label is in ``pseudo_labels`` alone.
+- ``source``: the image a copy was made from. In a dataset's own files (train, test, extra,
+  unlabeled) it is the position of the original in the same file; in the files of a split (label,
+  unlabel, and copies made of them) it is an id of the split's map.
+- ``name``: relative file name.
+
+What is read is checked: lengths and their checksums when a file is opened, a record's checksum
+whenever it is read or copied, labels and counts against the manifest when they are first asked for.
+The SHA-256 of the manifest is compared by ``verify`` (and by training) only: computing it takes
+longer than copying the file. A file of the same size, number of records and number of each class
+as its manifest says, yet another one, is therefore found by these two.
 """
 
 from __future__ import annotations
@@ -11,12 +24,18 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import mmap
 import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -34,7 +53,17 @@ _HEADER = struct.Struct("<QI")
 _WORD = struct.Struct("<I")
 _PNG_HEAD = 33  # the signature and the IHDR chunk
 _SCAN_CHUNK = 1 << 15  # records indexed at once: small enough for the temporaries to stay cached
+_SCAN_BYTES = 32 << 20  # and bytes, so that memory does not depend on the size of the images
+_KEPT_PAGES = 64 << 20  # bytes of the file that stay mapped into memory
+_REGION_BITS = 21  # what the kernel maps at most when one byte is read: 2 MiB
+_BLOCK_BYTES = 1 << 20  # copied at once: it stays in the processor's cache
+_BLOCKS_WAITING = 8  # blocks between reading them and having them hashed and written
+_SYNC_BYTES = 256 << 20  # written between flushes, so that little is left to wait for at the end
+_SWITCH_SECONDS = 5e-4
+_PSEUDO = 2  # the value of ``labeled`` for a label that a model gave
 _REBUILD = "build this file again, or fetch it again"
+_WRONG_CHECKSUM = "the checksum is wrong, the record is damaged"
+_CRC_MASK = 0xA282EAD8
 _INT_FEATURES = ("label", "labeled", "source")
 
 Int64Array = NDArray[np.int64]
@@ -42,13 +71,17 @@ BoolArray = NDArray[np.bool_]
 
 
 class Record(NamedTuple):
-    """One decoded record; ``label`` is −1 where there is no true label."""
+    """One decoded record.
+
+    ``label`` is −1 where there is no true label; ``pseudo`` is the label a model gave it then.
+    """
 
     image: bytes
     label: int
     labeled: bool
     source: int | None
     name: str | None
+    pseudo: int | None = None
 
 
 class Index(NamedTuple):
@@ -59,20 +92,52 @@ class Index(NamedTuple):
     sources: Int64Array
     image_starts: Int64Array
     image_ends: Int64Array
+    pseudo: Int64Array
+
+
+class Tags(NamedTuple):
+    """What a record says besides its image and name; −1 where there is nothing.
+
+    A record with a ``label`` has no ``pseudo`` label.
+    """
+
+    label: int = -1
+    pseudo: int = -1
+    source: int = -1
+
+
+class Tagging(NamedTuple):
+    """The tags of several records (see ``Tags``), int64 arrays [n]."""
+
+    labels: Int64Array
+    pseudo: Int64Array
+    sources: Int64Array
 
 
 def masked_crc(data: bytes) -> int:
     """The CRC-32C of ``data`` as TFRecord files store it."""
     crc = google_crc32c.value(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + _CRC_MASK) & 0xFFFFFFFF
+
+
+def _masked_crcs(data: bytes, begins: Int64Array, ends: Int64Array) -> NDArray[np.uint32]:
+    """The stored form of the CRC-32C of many pieces of ``data``, little-endian uint32 [n]."""
+    # One piece after the other: a list of them would break up the memory the blocks live in.
+    pieces = map(data.__getitem__, map(slice, begins.tolist(), ends.tolist()))
+    crcs = np.fromiter(map(google_crc32c.value, pieces), np.dtype("<u4"), len(begins))
+    return (crcs >> np.uint32(15) | crcs << np.uint32(17)) + np.uint32(_CRC_MASK)
 
 
 def frame_of(payload: bytes) -> bytes:
     """``payload`` with its length and checksums around it."""
-    length = struct.pack("<Q", len(payload))
-    return b"".join(
-        (length, _WORD.pack(masked_crc(length)), payload, _WORD.pack(masked_crc(payload)))
-    )
+    return b"".join((_frame_head(len(payload)), payload, _WORD.pack(masked_crc(payload))))
+
+
+@lru_cache(1 << 14)
+def _frame_head(length: int) -> bytes:
+    """What stands before a payload of ``length`` bytes."""
+    packed = struct.pack("<Q", length)
+    return packed + _WORD.pack(masked_crc(packed))
 
 
 def encode_example(
@@ -82,6 +147,7 @@ def encode_example(
     labeled: bool = True,
     source: int | None = None,
     name: str | None = None,
+    pseudo: int | None = None,
 ) -> bytes:
     """A serialised ``tf.train.Example``.
 
@@ -91,29 +157,111 @@ def encode_example(
       labeled: whether ``label`` is a true label; stored only when it is not.
       source: id of the image this is a copy of.
       name: relative file name; undecodable bytes as surrogate escapes.
+      pseudo: the label a model gave an image without a true label; it is stored in place of
+        ``label``, and marked.
+
+    Raises:
+      ValueError: both a true and a pseudo label.
     """
-    return encode_with(image, encode_rest(label, labeled=labeled, source=source, name=name))
+    rest = encode_rest(label, labeled=labeled, source=source, name=name, pseudo=pseudo)
+    return encode_with(image, rest)
 
 
 def encode_rest(
-    label: int, *, labeled: bool = True, source: int | None = None, name: str | None = None
+    label: int,
+    *,
+    labeled: bool = True,
+    source: int | None = None,
+    name: str | None = None,
+    pseudo: int | None = None,
 ) -> bytes:
     """All features of an example but the image, for ``encode_with`` (see ``encode_example``)."""
-    parts = [_entry(b"label", _int_feature(label))]
-    if not labeled:
-        parts.append(_entry(b"labeled", _int_feature(0)))
+    parts = [_label_entries(label, labeled, -1 if pseudo is None else pseudo)]
     if name is not None:
         raw = name.encode("utf-8", "surrogateescape")
         parts.append(_entry(b"name", b"\x0a" + _sized(b"\x0a" + _sized(raw))))
     if source is not None:
-        parts.append(_entry(b"source", _int_feature(source)))
+        parts.append(_source_entry(source))
     return b"".join(parts)
+
+
+@lru_cache(1 << 12)
+def _label_entries(label: int, labeled: bool, pseudo: int) -> bytes:
+    if pseudo >= 0:
+        if labeled and label >= 0:
+            raise ValueError("a record has a true label or a pseudo label, not both")
+        return _entry(b"label", _int_feature(pseudo)) + _entry(b"labeled", _int_feature(_PSEUDO))
+    flag = b"" if labeled else _entry(b"labeled", _int_feature(0))
+    return _entry(b"label", _int_feature(label)) + flag
+
+
+def _source_entry(source: int) -> bytes:
+    return _entry(b"source", _int_feature(source)) if source >= 0 else b""
 
 
 def encode_with(image: bytes, rest: bytes) -> bytes:
     """A serialised example of PNG bytes and what ``encode_rest`` made of the other features."""
-    features = _entry(b"image", b"\x0a" + _sized(b"\x0a" + _sized(image))) + rest
-    return b"\x0a" + _sized(features)
+    head = _image_head(len(image))
+    return b"".join((_example_head(len(head) + len(image) + len(rest)), head, image, rest))
+
+
+@lru_cache(1 << 14)
+def _image_head(length: int) -> bytes:
+    """What stands before an image of ``length`` bytes within its entry of the features."""
+    values = b"\x0a" + _varint(length)
+    feature = b"\x0a" + _varint(len(values) + length) + values
+    pair = b"\x0a" + _sized(b"image") + b"\x12" + _varint(len(feature) + length) + feature
+    return b"\x0a" + _varint(len(pair) + length) + pair
+
+
+@lru_cache(1 << 14)
+def _example_head(length: int) -> bytes:
+    """What stands before ``length`` bytes of features."""
+    return b"\x0a" + _varint(length)
+
+
+def _with_tags(payload: bytes, image_end: int, rest: bytes) -> bytes:
+    """A serialised example whose features behind the image are others."""
+    head = len(_payload_head(len(payload)))
+    return b"".join((_example_head(image_end - head + len(rest)), payload[head:image_end], rest))
+
+
+def _parsed_with_tags(payload: bytes, new: Tags) -> bytes:
+    """The same for examples of any layout; features that are none of ours are lost."""
+    record = decode_example(payload)
+    return encode_example(
+        record.image,
+        new.label,
+        labeled=new.label >= 0,
+        source=new.source if new.source >= 0 else None,
+        name=record.name,
+        pseudo=new.pseudo,
+    )
+
+
+@lru_cache(1 << 12)
+def _changed_rest(rest: bytes, old: Tags, new: Tags) -> bytes | None:
+    """The features behind the image with other tags; None where they are laid out otherwise."""
+    labels = _label_entries(old.label, old.label >= 0, old.pseudo)
+    source = _source_entry(old.source)
+    if not (rest.startswith(labels) and rest.endswith(source)):
+        return None
+    between = rest[len(labels) : len(rest) - len(source)]
+    # A second feature of the same name would take precedence, so it must not stay behind.
+    if b"label" in between or b"source" in between or b"image" in between:
+        return None
+    return b"".join(
+        (_label_entries(new.label, new.label >= 0, new.pseudo), between, _source_entry(new.source))
+    )
+
+
+@lru_cache(1 << 14)
+def _payload_head(length: int) -> bytes:
+    """What stands before the features in an example of ``length`` bytes in all."""
+    features = length - 2
+    while len(_example_head(features)) + features > length:
+        features -= 1
+    return _example_head(features)
 
 
 def decode_example(payload: bytes | memoryview) -> Record:
@@ -133,13 +281,14 @@ def decode_example(payload: bytes | memoryview) -> Record:
     if label is None:
         label = -1
     name = features.get("name")
-    labeled = label >= 0 and flag != 0
+    labeled = label >= 0 and flag not in (0, _PSEUDO)
     return Record(
         image=image,
         label=label if labeled else -1,
         labeled=labeled,
         source=None if source is None or source < 0 else source,
         name=None if name is None else name.decode("utf-8", "surrogateescape"),
+        pseudo=label if label >= 0 and flag == _PSEUDO else None,
     )
 
 
@@ -149,6 +298,9 @@ class RecordReader:
     Opening walks the framing: a cut, trailing bytes, absurd lengths and damaged length checksums
     are found; with a manifest also a wrong number of records or bytes, which is how a cut exactly
     between two records shows. Reading a record checks its checksum. Records are counted from 0.
+
+    Memory is bounded: some tens of bytes a record once ``index`` is computed, and 64 MiB of the
+    file's pages.
 
     Args:
       path: the file.
@@ -161,6 +313,7 @@ class RecordReader:
         self.path = Path(path)
         self._index: Index | None = None
         self._map: mmap.mmap | bytes = b""
+        self._touched, self._region = 0, -1
         if not self.path.exists():
             raise DataError("there is no such record file", path, "check the name and --data_dir")
         self.manifest: Manifest | None = manifests.read_manifest(path)
@@ -194,7 +347,9 @@ class RecordReader:
     def close(self) -> None:
         """Unmaps the file; arrays and records that were handed out stay valid."""
         if isinstance(self._map, mmap.mmap):
-            self._map.close()
+            # An array over the map may live on in the trace of an error, and frees it with itself.
+            with contextlib.suppress(BufferError):
+                self._map.close()
         self._map = b""
 
     def __len__(self) -> int:
@@ -225,9 +380,103 @@ class RecordReader:
         payload = self._payload(i)
         return payload[int(index.image_starts[i]) - offset : int(index.image_ends[i]) - offset]
 
-    def sizes(self) -> Int64Array:
-        """Bytes of every record with its framing, int64 [N]."""
-        return np.asarray(self._ends - self._starts + FRAME_OVERHEAD)
+    def blocks(self, ids: Int64Array) -> Iterator[slice]:
+        """Cuts ``ids`` into stretches of about 1 MiB of records, for ``frames`` and ``tagged``."""
+        yield from _stretches(self.sizes(ids))
+
+    def frames(self, ids: Int64Array) -> bytes:
+        """The records ``ids`` (int64 [n]) with their framing, joined; all checksums checked."""
+        begins, behind = self._starts[ids] - 12, self._ends[ids] + 4
+        if not len(ids):
+            return b""
+        # Neighbours are read as one piece.
+        apart = np.flatnonzero(begins[1:] != behind[:-1]) + 1
+        firsts, lasts = begins[np.r_[0, apart]], behind[np.r_[apart - 1, -1]]
+        if len(firsts) == 1:
+            joined = self._map[int(firsts[0]) : int(lasts[0])]
+            self._touch(len(joined))
+        else:
+            joined = b"".join(self._pieces(firsts, lasts))
+        self._check_frames(joined, behind - begins, ids)
+        return joined
+
+    def tagged(self, ids: Int64Array, tags: Tagging) -> bytes | list[bytes]:
+        """The records ``ids`` with their framing but other tags; all checksums checked.
+
+        Args:
+          ids: int64 [n].
+          tags: what they shall say, arrays [n].
+
+        Returns:
+          the records, joined or apart.
+        """
+        index = self.index
+        old = Tagging(index.labels[ids], index.pseudo[ids], index.sources[ids])
+        same = [np.array_equal(a, b) for a, b in zip(old, tags, strict=True)]
+        if all(same):
+            return self.frames(ids)
+        if all(same[1:]):
+            patched = self._relabeled(ids, old.labels, tags.labels)
+            if patched is not None:
+                return patched
+        joined = self.frames(ids)
+        ends = np.cumsum(self.sizes(ids)) - 4
+        shift = ends - self._ends[ids]
+        result = []
+        for begin, image_begin, image_end, end, before, after in zip(
+            (self._starts[ids] + shift).tolist(),
+            (index.image_starts[ids] + shift).tolist(),
+            (index.image_ends[ids] + shift).tolist(),
+            ends.tolist(),
+            map(Tags, *(values.tolist() for values in old)),
+            map(Tags, *(values.tolist() for values in tags)),
+            strict=True,
+        ):
+            if before == after:
+                result.append(joined[begin - 12 : end + 4])
+                continue
+            # Cut and joined where it is laid out as ``encode_example`` does, else parsed.
+            payload = joined[begin:end]
+            head, image_head = _payload_head(end - begin), _image_head(image_end - image_begin)
+            rest = _changed_rest(joined[image_end:end], before, after)
+            usual = image_begin - begin == len(head) + len(image_head) and payload.startswith(head)
+            if usual and rest is not None:
+                result.append(frame_of(_with_tags(payload, image_end - begin, rest)))
+            else:
+                result.append(frame_of(_parsed_with_tags(payload, after)))
+        return result
+
+    def _relabeled(self, ids: Int64Array, old: Int64Array, new: Int64Array) -> bytes | None:
+        """``tagged`` where a byte each changes; None where it takes more than that."""
+        # Labels below 128 take one byte, behind the image in what ``encode_example`` makes.
+        if min(old.min(), new.min()) < 0 or max(old.max(), new.max()) > 127:
+            return None
+        head = np.frombuffer(_label_entries(0, True, -1)[:-1], np.uint8)
+        joined = self.frames(ids)
+        sizes = self.sizes(ids)
+        ends = np.cumsum(sizes) - 4
+        places = ends - self._ends[ids] + self.index.image_ends[ids]
+        labels = places + len(head)
+        if (labels >= ends).any():
+            return None
+        block = np.frombuffer(joined, np.uint8).copy()
+        if (block[places[:, None] + np.arange(len(head))] != head).any() or (
+            block[labels] != old
+        ).any():
+            return None
+        # A second feature of the same name would take precedence.
+        behind = zip((labels + 1).tolist(), ends.tolist(), strict=True)
+        if any(a < b and joined.find(b"label", a, b) >= 0 for a, b in behind):
+            return None
+        block[labels] = new
+        joined = block.tobytes()
+        begins = ends - sizes + 16
+        block[ends[:, None] + np.arange(4)] = _masked_crcs(joined, begins, ends)[:, None].view("u1")
+        return block.tobytes()
+
+    def sizes(self, ids: Int64Array | slice = slice(None)) -> Int64Array:
+        """Bytes of the records ``ids`` (of all by default) with their framing, int64 [n]."""
+        return np.asarray(self._ends[ids] - self._starts[ids] + FRAME_OVERHEAD)
 
     @property
     def labels(self) -> Int64Array:
@@ -243,6 +492,11 @@ class RecordReader:
     def sources(self) -> Int64Array:
         """int64 [N]: id of the image a copy was made from; −1 where there is none."""
         return self.index.sources
+
+    @property
+    def pseudo_labels(self) -> Int64Array:
+        """int64 [N]: labels that a model gave; −1 where there is none or a true one."""
+        return self.index.pseudo
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -272,7 +526,6 @@ class RecordReader:
         """
         if self._index is None:
             index = self._build_index()
-            self._check_images(index)
             self._check_labels(index)
             self._index = index
         return self._index
@@ -283,44 +536,116 @@ class RecordReader:
         Raises:
           DataError: something does not agree; the first such record is named.
         """
-        for i in range(len(self)):
-            self._payload(i)
+        digest = hashlib.sha256()
+        ids = np.arange(len(self))
+        for rows in self.blocks(ids):
+            digest.update(self.frames(ids[rows]))
         _ = self.index
-        if self.manifest is not None:
-            digest = hashlib.sha256(self._map).hexdigest()
-            if digest != self.manifest.sha256:
-                raise DataError("the SHA-256 differs from the manifest's", self.path, _REBUILD)
+        if self.manifest is not None and digest.hexdigest() != self.manifest.sha256:
+            raise DataError("the SHA-256 differs from the manifest's", self.path, _REBUILD)
 
     def _walk(self) -> tuple[Int64Array, Int64Array]:
-        starts: list[int] = []
-        lengths: list[int] = []
+        parts = [np.zeros(1, np.int64)]
+        count = position = 0
+        # Lengths repeat, so most of their checksums are a look-up.
+        known: dict[int, int] = {}
+        while position < self._bytes:
+            part = self._walk_equal(position)
+            if len(part) < 2:
+                part = self._walk_some(position, count, known)
+            parts.append(part)
+            self._touch(int(part[-1]) - position)
+            count, position = count + len(part), int(part[-1])
+        behind = np.concatenate(parts)
+        return behind[:-1] + 12, behind[1:] - 4
+
+    def _walk_equal(self, position: int) -> Int64Array:
+        """Where frames end that have exactly the first one's header, as many as follow at once."""
+        nothing = np.zeros(0, np.int64)
+        if self._bytes - position < FRAME_OVERHEAD:
+            return nothing
+        header = self._map[position : position + 12]
+        length, checksum = _HEADER.unpack(header)
+        stride = length + FRAME_OVERHEAD
+        fitting = (self._bytes - position) // stride
+        if not fitting or masked_crc(header[:8]) != checksum:
+            return nothing
+        data = np.frombuffer(self._map, np.uint8)
+        run = 0
+        for most in (16, max(min(_SCAN_CHUNK, _SCAN_BYTES // stride), 16)):
+            run = min(fitting, most)
+            frames = data[position : position + run * stride].reshape(run, stride)
+            other = (frames[:, :12] != frames[0, :12]).any(axis=1)
+            if other.any():
+                return nothing if most == 16 else position + stride * np.arange(
+                    1, int(np.argmax(other)) + 1
+                )  # fmt: skip
+        return position + stride * np.arange(1, run + 1)
+
+    def _walk_some(self, position: int, count: int, known: dict[int, int]) -> Int64Array:
+        """Where the next frames end, one after the other."""
         data, size = self._map, self._bytes
         unpack = _HEADER.unpack_from
-        # Lengths repeat, so most of their checksums are a look-up.
-        checksums: dict[int, int] = {}
-        position = 0
-        while position < size:
-            if size - position < FRAME_OVERHEAD:
-                raise self._error(len(starts), "the file is cut short, or has bytes after its end")
+        behind: list[int] = []
+        for _ in range(_SCAN_CHUNK):
+            if position > size - FRAME_OVERHEAD:
+                break
             length, checksum = unpack(data, position)
-            if checksums.get(length) != checksum:
+            if known.get(length) != checksum:
                 if masked_crc(data[position : position + 8]) != checksum:
-                    raise self._error(len(starts), "the checksum of the record's length is wrong")
-                checksums[length] = checksum
-            position += 12
-            if length > size - position - 4:
-                raise self._error(len(starts), "the file is cut short within the record")
-            starts.append(position)
-            lengths.append(length)
-            position += length + 4
-        begin = np.array(starts, np.int64)
-        return begin, begin + np.array(lengths, np.int64)
+                    raise self._error(
+                        count + len(behind), "the checksum of the record's length is wrong"
+                    )
+                if len(known) > _SCAN_CHUNK:
+                    known.clear()
+                known[length] = checksum
+            position += length + FRAME_OVERHEAD
+            if position > size:
+                raise self._error(count + len(behind), "the file is cut short within the record")
+            behind.append(position)
+        if not behind:
+            raise self._error(count, "the file is cut short, or has bytes after its end")
+        return np.array(behind, np.int64)
+
+    def _touch(self, count: int) -> None:
+        """Keeps the pages of the file that count as this process's memory below a bound.
+
+        They stay in the system's file cache, so reading them again costs little.
+        """
+        self._touched += count
+        if self._touched > _KEPT_PAGES and isinstance(self._map, mmap.mmap):
+            self._touched = 0
+            if hasattr(mmap, "MADV_DONTNEED"):
+                self._map.madvise(mmap.MADV_DONTNEED)
+
+    def _pieces(self, firsts: Int64Array, lasts: Int64Array) -> Iterator[bytes]:
+        """Pieces of the file, several joined at a time."""
+        view = memoryview(self._map)
+        regions = len(np.unique(firsts >> _REGION_BITS)) << _REGION_BITS
+        # Pieces from all over the file are read a few at a time, to keep few pages mapped.
+        step = len(firsts) if regions <= _KEPT_PAGES else _KEPT_PAGES >> _REGION_BITS
+        for begin in range(0, len(firsts), step):
+            rows = slice(begin, begin + step)
+            places = map(slice, firsts[rows].tolist(), lasts[rows].tolist())
+            yield b"".join(map(view.__getitem__, places))
+            self._touch(min(regions, _KEPT_PAGES))
+
+    def _check_frames(self, joined: bytes, sizes: Int64Array, ids: Int64Array) -> None:
+        ends = np.cumsum(sizes) - 4
+        found = _masked_crcs(joined, ends - sizes + 16, ends)
+        stored = np.frombuffer(joined, np.uint8)[ends[:, None] + np.arange(4)].view("<u4")[:, 0]
+        wrong = found != stored
+        if wrong.any():
+            raise self._error(int(ids[np.argmax(wrong)]), _WRONG_CHECKSUM)
 
     def _payload(self, i: int) -> bytes:
         start, end = int(self._starts[i]), int(self._ends[i])
         payload = self._map[start:end]
         if _WORD.unpack_from(self._map, end)[0] != masked_crc(payload):
-            raise self._error(i, "the checksum is wrong, the record is damaged")
+            raise self._error(i, _WRONG_CHECKSUM)
+        if start >> _REGION_BITS != self._region:
+            self._region = start >> _REGION_BITS
+            self._touch(max(len(payload), 1 << _REGION_BITS))
         return payload
 
     def _build_index(self) -> Index:
@@ -331,15 +656,19 @@ class RecordReader:
             sources=np.full(count, -1, np.int64),
             image_starts=np.zeros(count, np.int64),
             image_ends=np.zeros(count, np.int64),
+            pseudo=np.full(count, -1, np.int64),
         )
         # The array borrows the map, which could not be unmapped while it lives.
         data = np.frombuffer(self._map, np.uint8)
         try:
-            for first in range(0, count, _SCAN_CHUNK):
-                rows = slice(first, min(first + _SCAN_CHUNK, count))
-                good = _scan(data, self._starts[rows], self._ends[rows], index, rows)
-                for i in np.flatnonzero(~good) + first:
-                    self._index_one(int(i), index)
+            for rows in _stretches(self.sizes(), _SCAN_BYTES, _SCAN_CHUNK):
+                starts, ends = self._starts[rows], self._ends[rows]
+                if not _scan_usual(data, starts, ends, index, rows):
+                    good = _scan(data, starts, ends, index, rows)
+                    for i in np.flatnonzero(~good) + rows.start:
+                        self._index_one(int(i), index)
+                self._check_images(data, index, rows)
+                self._touch(int(self._ends[rows.stop - 1] - self._starts[rows.start]))
         finally:
             del data
         return index
@@ -352,48 +681,47 @@ class RecordReader:
         place = self._map[start:end].find(record.image)
         index.labels[i], index.labeled[i] = record.label, record.labeled
         index.sources[i] = -1 if record.source is None else record.source
+        index.pseudo[i] = -1 if record.pseudo is None else record.pseudo
         index.image_starts[i], index.image_ends[i] = (
             start + place,
             start + place + len(record.image),
         )
 
-    def _check_images(self, index: Index) -> None:
-        for first in range(0, len(self), _SCAN_CHUNK):
-            rows = slice(first, min(first + _SCAN_CHUNK, len(self)))
-            bad = self._bad_images(index.image_starts[rows], index.image_ends[rows])
-            if bad.any():
-                i = first + int(np.argmax(bad))
-                image = self._map[int(index.image_starts[i]) : int(index.image_ends[i])]
-                if not image.startswith(PNG_SIGNATURE) or len(image) < _PNG_HEAD:
-                    raise self._error(i, "the image is not a PNG")
-                width, height = struct.unpack(">II", image[16:24])
-                raise self._error(
-                    i, f"the image is {height}x{width}, colour type {image[25]}, depth {image[24]};"
-                    f" the manifest says {'x'.join(map(str, self.image_shape))}"
-                )  # fmt: skip
-
-    def _bad_images(self, starts: Int64Array, ends: Int64Array) -> BoolArray:
-        data = np.frombuffer(self._map, np.uint8)
+    def _check_images(self, data: NDArray[np.uint8], index: Index, rows: slice) -> None:
+        starts, ends = index.image_starts[rows], index.image_ends[rows]
         small = ends - starts < _PNG_HEAD
-        heads = data[np.where(small, 0, starts)[:, None] + np.arange(_PNG_HEAD)]
-        expected = PNG_SIGNATURE
-        compared = [*range(8)]
+        expected, compared = PNG_SIGNATURE, [*range(8)]
         if self.manifest is not None:
             height, width, channels = self.image_shape
             kind = 0 if channels == 1 else 2
             expected += struct.pack(">II", width, height) + bytes((8, kind))
             compared += [*range(16, 26)]
-        wrong = heads[:, compared] != np.frombuffer(expected, np.uint8)
-        return np.asarray(small | wrong.any(axis=1))
+        heads = _windows(data, np.where(small, 0, starts), min(_PNG_HEAD, len(data)))
+        bad = small
+        if not small.all():
+            wrong = heads[:, compared] != np.frombuffer(expected, np.uint8)
+            bad = small | wrong.any(axis=1)
+        if not bad.any():
+            return
+        i = rows.start + int(np.argmax(bad))
+        image = self._map[int(index.image_starts[i]) : int(index.image_ends[i])]
+        if not image.startswith(PNG_SIGNATURE) or len(image) < _PNG_HEAD:
+            raise self._error(i, "the image is not a PNG")
+        width, height = struct.unpack(">II", image[16:24])
+        raise self._error(
+            i, f"the image is {height}x{width}, colour type {image[25]}, depth {image[24]};"
+            f" the manifest says {'x'.join(map(str, self.image_shape))}"
+        )  # fmt: skip
 
     def _check_labels(self, index: Index) -> None:
         if self.manifest is None:
             return
         classes = len(self.manifest.classes)
-        outside = index.labels >= classes
-        if outside.any():
-            i = int(np.argmax(outside))
-            raise self._error(i, f"label {index.labels[i]} is none of the {classes} classes")
+        for what, labels in (("label", index.labels), ("pseudo label", index.pseudo)):
+            outside = labels >= classes
+            if outside.any():
+                i = int(np.argmax(outside))
+                raise self._error(i, f"{what} {labels[i]} is none of the {classes} classes")
         counts = np.bincount(index.labels[index.labeled], minlength=classes)
         if counts.tolist() != list(self.manifest.per_class):
             raise DataError(
@@ -446,16 +774,23 @@ class RecordWriter:
         self._per_class = [0] * len(self._classes)
         self._digest = hashlib.sha256()
         self._temporary = self.path.with_name(f"{TEMPORARY_PREFIX}{self.path.name}.part")
-        self._file: IO[bytes] | None = None
+        self._made: list[Path] = []
+        self._file: int | None = None
+        self._unsynced = 0
+        self._gathered: list[bytes] = []
+        self._gathered_bytes = 0
+        self._lanes: list[_Lane] = []
         self.manifest: Manifest | None = None
 
     def __enter__(self) -> RecordWriter:
         if not self._overwrite:
             refuse_existing(self.path)
         try:
+            self._made = [folder for folder in self.path.absolute().parents if not folder.exists()]
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = _open_exclusively(self._temporary, self.path)
         except OSError as error:
+            self._remove_made()
             raise resource_error(error, self.path) from error
         return self
 
@@ -483,32 +818,86 @@ class RecordWriter:
         """Appends a record that is framed already, unchanged (see ``write``)."""
         if label is None:
             label = decode_example(bytes(frame)[12:-4]).label
-        self._append(frame, label)
+        self._append(bytes(frame), label)
 
-    def _append(self, frame: bytes | memoryview, label: int) -> None:
+    def write_frames(self, frames: bytes | Sequence[bytes], labels: Int64Array) -> None:
+        """Appends records that are framed already, as ``RecordReader.frames`` gives them.
+
+        Args:
+          frames: about a MiB of them, joined or apart.
+          labels: int64 [n], the true label of each, −1 for none.
+        """
+        most = int(labels.max(initial=-1))
+        if most >= len(self._per_class):
+            place = self.records + int(np.argmax(labels >= len(self._per_class)))
+            raise self._outside(most, place)
+        self._flush()
+        self._put(frames if isinstance(frames, bytes) else b"".join(frames))
+        self.records += len(labels)
+        counts = np.bincount(labels[labels >= 0], minlength=len(self._per_class))
+        self.labeled += int(counts.sum())
+        for label in np.flatnonzero(counts).tolist():
+            self._per_class[label] += int(counts[label])
+
+    def _append(self, frame: bytes, label: int) -> None:
         if self._file is None:
             raise ValueError("the writer is not open")
         if label >= len(self._per_class):
-            raise DataError(
-                f"label {label} is none of the {len(self._per_class)} classes",
-                f"{self.path}, record {self.records}",
-            )
-        try:
-            self._file.write(frame)
-        except OSError as error:
-            raise resource_error(error, self.path) from error
-        self._digest.update(frame)
+            raise self._outside(label, self.records)
+        self._gathered.append(frame)
+        self._gathered_bytes += len(frame)
+        if self._gathered_bytes >= _BLOCK_BYTES:
+            self._flush()
         self.records += 1
-        self.bytes += len(frame)
         if label >= 0:
             self.labeled += 1
             self._per_class[label] += 1
 
+    def _outside(self, label: int, record: int) -> DataError:
+        return DataError(
+            f"label {label} is none of the {len(self._per_class)} classes",
+            f"{self.path}, record {record}",
+        )
+
+    def _flush(self) -> None:
+        """Passes on what was gathered record by record."""
+        if self._gathered:
+            block = b"".join(self._gathered)
+            self._gathered, self._gathered_bytes = [], 0
+            self._put(block)
+
+    def _put(self, block: bytes) -> None:
+        """Has a block hashed and written, both beside what the caller does meanwhile."""
+        if self._file is None:
+            raise ValueError("the writer is not open")
+        if not self._lanes:
+            _quick_switches.begin()
+            self._lanes = [_Lane(self._digest.update), _Lane(self._write_block)]
+        try:
+            for lane in self._lanes:
+                lane.put(block)
+        except OSError as error:
+            raise resource_error(error, self.path) from error
+        self.bytes += len(block)
+
+    def _write_block(self, block: bytes) -> None:
+        if self._file is None:
+            raise ValueError("the writer is not open")
+        rest = memoryview(block)
+        while rest:
+            rest = rest[os.write(self._file, rest) :]
+        self._unsynced += len(block)
+        if self._unsynced >= _SYNC_BYTES:
+            self._unsynced = 0
+            os.fsync(self._file)
+
     def _commit(self) -> None:
         if self._file is None:
             raise ValueError("the writer is not open")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._flush()
+        for lane in self._lanes:
+            lane.finish()
+        os.fsync(self._file)
         height, width, channels = self._shape
         manifest = Manifest(
             schema=manifests.SCHEMA,
@@ -536,13 +925,90 @@ class RecordWriter:
     def _abandon(self) -> None:
         if self._file is None:
             return
+        for lane in self._lanes:
+            lane.close()
+        if self._lanes:
+            self._lanes = []
+            _quick_switches.end()
         # After a commit the temporary name is gone; whoever took it since keeps it.
         if self.manifest is None:
             with contextlib.suppress(OSError):
                 self._temporary.unlink()
         with contextlib.suppress(OSError):
-            self._file.close()
+            os.close(self._file)
         self._file = None
+        if self.manifest is None:
+            self._remove_made()
+
+    def _remove_made(self) -> None:
+        """Removes the folders that were made for the file, as far as nothing else is in them."""
+        for folder in self._made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+class _Lane:
+    """One kind of work on blocks, done in their order by a thread of its own.
+
+    Hashing and writing release the interpreter's lock, so they run beside everything else.
+    """
+
+    def __init__(self, work: Callable[[bytes], object]) -> None:
+        self._work = work
+        self._pool = ThreadPoolExecutor(1)
+        self._waiting: deque[Future[object]] = deque()
+
+    def put(self, block: bytes) -> None:
+        """Hands over a block; waits while many are under way, and raises what went wrong."""
+        if len(self._waiting) >= _BLOCKS_WAITING:
+            self._waiting.popleft().result()
+        self._waiting.append(self._pool.submit(self._work, block))
+
+    def finish(self) -> None:
+        """Waits for everything handed over; raises what went wrong."""
+        while self._waiting:
+            self._waiting.popleft().result()
+
+    def close(self) -> None:
+        """Ends the thread without doing what still waits."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _QuickSwitches:
+    """Has Python's threads take turns every half millisecond while lanes are at work.
+
+    Between two blocks a lane needs the interpreter's lock for microseconds, for which it would
+    wait up to 5 ms each time; that halves the speed of a copy.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._usual = 0.0
+
+    def begin(self) -> None:
+        """Lanes begin their work."""
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._usual = sys.getswitchinterval()
+                sys.setswitchinterval(min(self._usual, _SWITCH_SECONDS))
+
+    def end(self) -> None:
+        """They ended; the last one's end restores the usual interval."""
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                sys.setswitchinterval(self._usual)
+
+
+_quick_switches = _QuickSwitches()
+
+
+def apart(joined: bytes, sizes: Int64Array) -> list[bytes]:
+    """Cuts joined records of these ``sizes`` into single ones."""
+    bounds = [0, *np.cumsum(sizes).tolist()]
+    return [joined[a:b] for a, b in itertools.pairwise(bounds)]
 
 
 def refuse_existing(path: str | os.PathLike[str]) -> None:
@@ -557,8 +1023,12 @@ def refuse_existing(path: str | os.PathLike[str]) -> None:
         raise UsageError("this file exists already", path, "--overwrite, or another name")
 
 
-def _open_exclusively(temporary: Path, target: Path) -> IO[bytes]:
-    """Opens the temporary file empty; the kernel's lock says whether someone else writes it."""
+def _open_exclusively(temporary: Path, target: Path) -> int:
+    """Opens the temporary file empty; the kernel's lock says whether someone else writes it.
+
+    Returns:
+      the file descriptor.
+    """
     while True:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -567,7 +1037,7 @@ def _open_exclusively(temporary: Path, target: Path) -> IO[bytes]:
             current = os.stat(temporary)
             if os.path.samestat(os.fstat(descriptor), current):
                 os.ftruncate(descriptor, 0)
-                return open(descriptor, "wb", buffering=1 << 20)
+                return descriptor
         except FileNotFoundError:
             pass
         except BlockingIOError as error:
@@ -576,6 +1046,19 @@ def _open_exclusively(temporary: Path, target: Path) -> IO[bytes]:
                 "another process is writing this file", target, "wait for it to end"
             ) from error
         os.close(descriptor)
+
+
+def _stretches(
+    sizes: Int64Array, most_bytes: int = _BLOCK_BYTES, most: int = _SCAN_CHUNK
+) -> Iterator[slice]:
+    """Cuts a row of records of these ``sizes`` into stretches of so many bytes and records."""
+    behind = np.cumsum(sizes)
+    first = before = 0
+    while first < len(sizes):
+        last = int(np.searchsorted(behind, before + most_bytes, side="right"))
+        last = min(max(last, first + 1), first + most)
+        yield slice(first, last)
+        first, before = last, int(behind[last - 1])
 
 
 def _varint(value: int) -> bytes:
@@ -696,6 +1179,65 @@ def _key_code(name: str) -> int:
     return int.from_bytes(name.encode(), "little")
 
 
+def _windows(data: NDArray[np.uint8], places: Int64Array, width: int) -> NDArray[np.uint8]:
+    """uint8 [n, width]: the bytes from each place on."""
+    return np.lib.stride_tricks.sliding_window_view(data, width)[places]
+
+
+def _scan_usual(
+    data: NDArray[np.uint8], starts: Int64Array, ends: Int64Array, index: Index, rows: slice
+) -> bool:
+    """``_scan`` for records that are an image and a true label below 128, as most are.
+
+    Where the payloads begin, where they end and that their lengths take ``width`` bytes each
+    says how every byte around the image must be, so they are compared instead of parsed.
+
+    Returns:
+      whether all the rows are of that layout; if not, nothing is filled in.
+    """
+    sizes = ends - starts
+    # Lengths of two bytes, or of three; within them also those of the parts, which are shorter.
+    width = 2 if sizes.min() >= 256 and sizes.max() < 1 << 14 else 3
+    if width == 3 and (sizes.min() < (1 << 14) + 256 or sizes.max() >= 1 << 21):
+        return False
+    tail = np.frombuffer(_label_entries(0, True, -1), np.uint8)
+    head = 12 + 5 * width
+    if (sizes < head + len(tail)).any():
+        return False
+    tails = _windows(data, ends - len(tail), len(tail))
+    labels = tails[:, -1]
+    if (tails[:, :-1] != tail[:-1]).any() or (labels > 127).any():
+        return False
+    image = sizes - head - len(tail)
+    values = image + width + 1
+    feature = values + width + 1
+    pair = feature + width + 8
+    features = pair + width + 1 + len(tail)
+    found, column = _windows(data, starts, head), 0
+    for constant, length in (
+        (b"\x0a", features),
+        (b"\x0a", pair),
+        (b"\x0a\x05image\x12", feature),
+        (b"\x0a", values),
+        (b"\x0a", image),
+    ):
+        behind = column + len(constant)
+        if (found[:, column:behind] != np.frombuffer(constant, np.uint8)).any():
+            return False
+        for k in range(width):
+            byte = length >> 7 * k
+            if k < width - 1:
+                byte = byte & 0x7F | 0x80
+            if (found[:, behind + k] != byte).any():
+                return False
+        column = behind + width
+    index.labels[rows] = labels
+    index.labeled[rows] = True
+    index.image_starts[rows] = starts + head
+    index.image_ends[rows] = ends - len(tail)
+    return True
+
+
 def _scan(
     data: NDArray[np.uint8], starts: Int64Array, ends: Int64Array, index: Index, rows: slice
 ) -> BoolArray:
@@ -785,8 +1327,10 @@ def _scan(
         good &= ~active | (fine & known)
         position = np.where(active, entry_end, position)
     good &= (image_ends > 0) & (numbers["label"] != -2) & (position == ends)
-    labeled = good & (numbers["label"] >= 0) & (numbers["labeled"] != 0)
+    some = good & (numbers["label"] >= 0)
+    labeled = some & (numbers["labeled"] != 0) & (numbers["labeled"] != _PSEUDO)
     index.labeled[rows] = labeled
+    index.pseudo[rows] = np.where(some & (numbers["labeled"] == _PSEUDO), numbers["label"], -1)
     index.labels[rows] = np.where(labeled, numbers["label"], -1)
     index.sources[rows] = np.where(good & (numbers["source"] >= 0), numbers["source"], -1)
     index.image_starts[rows] = image_starts

@@ -4,16 +4,20 @@ import dataclasses
 import json
 import os
 import struct
+import sys
 
 import numpy as np
 import pytest
 
 from realmix_tf.data import manifest as manifests
+from realmix_tf.data import records
 from realmix_tf.data.images import encode_png
 from realmix_tf.data.manifest import manifest_path, provenance, read_manifest
 from realmix_tf.data.records import (
     RecordReader,
     RecordWriter,
+    Tagging,
+    apart,
     decode_example,
     encode_example,
     frame_of,
@@ -131,9 +135,16 @@ def entry(key: bytes, feature: bytes) -> bytes:
     return field(1, field(1, key) + field(2, feature))
 
 
+LABEL_ONE = entry(b"label", field(3, field(1, b"\x01")))
 LABEL_PACKED = entry(b"label", field(3, field(1, b"\x02")))
 LABEL_PLAIN = entry(b"label", field(3, b"\x08\x02"))
-IMAGE = entry(b"image", field(1, field(1, png())))
+
+
+def image_entry(i: int) -> bytes:
+    return entry(b"image", field(1, field(1, png(i))))
+
+
+IMAGE = image_entry(0)
 FLOAT = entry(b"weight", field(2, field(1, b"\0\0\x80\x3f")))
 
 
@@ -144,7 +155,7 @@ FLOAT = entry(b"weight", field(2, field(1, b"\0\0\x80\x3f")))
         field(1, IMAGE + LABEL_PLAIN),
         field(1, FLOAT + LABEL_PLAIN + IMAGE),
         field(1, LABEL_PLAIN) + field(1, IMAGE),
-        field(1, entry(b"label", field(3, field(1, b"\x01"))) + LABEL_PACKED + IMAGE),
+        field(1, LABEL_ONE + LABEL_PACKED + IMAGE),
     ],
 )
 def test_other_encodings_of_the_same_record_are_read(tmp_path, features) -> None:
@@ -457,3 +468,227 @@ def test_manifests_survive_a_round_trip(tmp_path) -> None:
     assert dataclasses.asdict(read_manifest(tmp_path / "b.tfrecord")) == dataclasses.asdict(
         manifest
     )
+
+
+def test_pseudo_labels_are_no_true_labels(tmp_path) -> None:
+    payload = encode_example(png(), -1, labeled=False, pseudo=2, name="x")
+    record = decode_example(payload)
+    assert (record.label, record.labeled, record.pseudo, record.name) == (-1, False, 2, "x")
+    assert decode_example(encode_example(png(), 2)).pseudo is None
+    with pytest.raises(ValueError, match="not both"):
+        encode_example(png(), 1, pseudo=2)
+    path = tmp_path / "a.tfrecord"
+    with open_writer(path) as writer:
+        writer.write(payload)
+        writer.write(encode_example(png(), 1))
+        # Another order of the features takes the slow way.
+        odd = entry(b"labeled", field(3, b"\x08\x02")) + LABEL_PLAIN + FLOAT + IMAGE
+        writer.write(field(1, odd))
+    with RecordReader(path) as reader:
+        reader.verify()
+        assert reader.labels.tolist() == [-1, 1, -1]
+        assert reader.labeled.tolist() == [False, True, False]
+        assert reader.pseudo_labels.tolist() == [2, -1, 2]
+        assert reader.manifest is not None
+        assert (reader.manifest.labeled, reader.manifest.per_class) == (1, (0, 1, 0))
+
+
+def test_pseudo_labels_are_held_against_the_classes(tmp_path) -> None:
+    path = tmp_path / "a.tfrecord"
+    with open_writer(path) as writer:
+        writer.write(encode_example(png(), -1, labeled=False, pseudo=3))
+    with RecordReader(path) as reader, pytest.raises(DataError, match=r"pseudo label 3 .*record 0"):
+        _ = reader.labels
+
+
+def test_many_frames_are_those_of_the_single_records(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "a.tfrecord"
+    write(path, 50)
+    with RecordReader(path) as reader:
+        for ids in ([*range(50)], [*range(3, 9)], [7, 8, 2, 3, 40, 2], []):
+            ids = np.array(ids, np.int64)
+            expected = b"".join(bytes(reader.frame(i)) for i in ids.tolist())
+            assert reader.frames(ids) == expected
+            assert b"".join(apart(expected, reader.sizes(ids))) == expected
+        assert [part for rows in reader.blocks(np.arange(50)) for part in range(50)[rows]] == [
+            *range(50)
+        ]
+        # Pages that are given back are read again.
+        monkeypatch.setattr(records, "_KEPT_PAGES", 1 << 21)
+        monkeypatch.setattr(records, "_REGION_BITS", 10)
+        ids = np.random.RandomState(0).permutation(50)
+        assert apart(reader.frames(ids), reader.sizes(ids))[7] == bytes(reader.frame(int(ids[7])))
+
+
+def test_damage_is_named_when_many_records_are_copied(tmp_path) -> None:
+    path = tmp_path / "a.tfrecord"
+    write(path, 20)
+    with RecordReader(path) as reader:
+        place = int(reader.sizes()[:13].sum()) - 30
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    with RecordReader(path) as reader:
+        reader.frames(np.arange(12))
+        for ids in (np.arange(20), np.array([3, 12, 5])):
+            with pytest.raises(DataError, match=r"checksum.*record 12"):
+                reader.frames(ids)
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_long_files_are_walked(tmp_path, equal, monkeypatch) -> None:
+    monkeypatch.setattr(records, "_SCAN_CHUNK", 20)
+    path = tmp_path / "x.tfrecord"
+    frames = [frame_of(encode_example(png(0 if equal else i), 1)) for i in range(90)]
+    frames[50] = frame_of(encode_example(png(), 1, name="longer"))
+    content = b"".join(frames)
+    path.write_bytes(content)
+    with RecordReader(path) as reader:
+        assert reader.sizes().tolist() == [len(frame) for frame in frames]
+        assert reader.labels.tolist() == [1] * 90
+    starts = np.cumsum([0, *map(len, frames)])
+    for cut in (starts[89] + 3, starts[70] + 20, starts[30] + 14, starts[51] - 1):
+        path.write_bytes(content[:cut])
+        last = int(np.searchsorted(starts, cut, side="right")) - 1
+        with pytest.raises(DataError, match=f"cut short.*record {last}\\b"):
+            RecordReader(path)
+    for record in (0, 16, 17, 33, 50, 89):
+        damaged = bytearray(content)
+        damaged[starts[record] + 9] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=f"length is wrong.*record {record}\\b"):
+            RecordReader(path)
+
+
+LAYOUTS = {
+    "ours": lambda i: encode_example(png(i), i % 3),
+    "named": lambda i: encode_example(png(i), i % 3, name=f"train/{i}"),
+    "named label": lambda i: encode_example(png(i), i % 3, name="label/labeled"),
+    "copies": lambda i: encode_example(png(i), i % 3, source=i, name="x" if i % 2 else None),
+    "unlabeled": lambda i: encode_example(png(i), -1, labeled=False, source=i or None),
+    "pseudo": lambda i: encode_example(png(i), -1, labeled=False, pseudo=i % 3, name="a"),
+    "large labels": lambda i: encode_example(png(i), 100 + 40 * i),
+    "label first": lambda i: field(1, LABEL_PACKED + image_entry(i)),
+    "plain label": lambda i: field(1, IMAGE + LABEL_PLAIN),
+    "two labels": lambda i: field(1, IMAGE + LABEL_ONE + LABEL_PACKED),
+    "others": lambda i: field(1, FLOAT + LABEL_PLAIN + IMAGE),
+    "two images": lambda i: field(1, IMAGE + LABEL_PACKED + image_entry(i + 1)),
+}  # fmt: skip
+NEW_TAGS = {
+    "labels": lambda n: Tagging(np.arange(n) % 2, np.full(n, -1), np.full(n, -1)),
+    "large": lambda n: Tagging(np.arange(n) * 90, np.full(n, -1), np.full(n, -1)),
+    "none": lambda n: Tagging(*np.full((3, n), -1)),
+    "sources": lambda n: Tagging(np.zeros(n, int), np.full(n, -1), np.arange(n) * 1000),
+    "pseudo": lambda n: Tagging(np.full(n, -1), np.arange(n) % 3, np.arange(n) - 2),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", NEW_TAGS)
+def test_other_tags_leave_the_rest(tmp_path, layout, kind) -> None:
+    path = tmp_path / "x.tfrecord"
+    payloads = [LAYOUTS[layout](i) for i in range(5)]
+    path.write_bytes(b"".join(map(frame_of, payloads)))
+    ids = np.array([0, 1, 4, 3, 2])
+    tags = NEW_TAGS[kind](5)
+    with RecordReader(path) as reader:
+        frames = reader.tagged(ids, tags)
+        (tmp_path / "y.tfrecord").write_bytes(
+            frames if isinstance(frames, bytes) else b"".join(frames)
+        )
+        own = reader.tagged(
+            ids, Tagging(reader.labels[ids], reader.pseudo_labels[ids], reader.sources[ids])
+        )
+        assert own == reader.frames(ids)
+    with RecordReader(tmp_path / "y.tfrecord") as reader:
+        reader.verify()
+        assert reader.labels.tolist() == tags.labels.tolist()
+        assert reader.pseudo_labels.tolist() == tags.pseudo.tolist()
+        assert reader.sources.tolist() == np.maximum(tags.sources, -1).tolist()
+        for k, i in enumerate(ids.tolist()):
+            before, after = decode_example(payloads[i]), reader.record(k)
+            assert (after.image, after.name) == (before.image, before.name)
+            usual = encode_example(
+                before.image,
+                int(tags.labels[k]),
+                labeled=bool(tags.labels[k] >= 0),
+                source=int(tags.sources[k]) if tags.sources[k] >= 0 else None,
+                name=before.name,
+                pseudo=int(tags.pseudo[k]),
+            )
+            if layout in ("ours", "named", "named label", "copies", "unlabeled", "pseudo"):
+                assert bytes(reader.payload(k)) == usual
+
+
+def test_a_failed_writer_leaves_no_folder(tmp_path) -> None:
+    with pytest.raises(KeyError), open_writer(tmp_path / "a" / "b" / "x.tfrecord"):
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a").mkdir()
+    with pytest.raises(KeyError), open_writer(tmp_path / "a" / "b" / "x.tfrecord"):
+        raise KeyError
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+def test_blocks_and_single_records_keep_their_order(tmp_path) -> None:
+    payloads = [encode_example(png(i, (40, 40, 3)), i % 3) for i in range(40)]
+    single, blocks = tmp_path / "a.tfrecord", tmp_path / "b.tfrecord"
+    with open_writer(single, shape=(40, 40, 3)) as writer:
+        for payload in payloads * 10:
+            writer.write(payload)
+    with open_writer(blocks, shape=(40, 40, 3)) as writer:
+        for k in range(10):
+            writer.write(payloads[0], 0)
+            frames = [frame_of(payload) for payload in payloads[1:]]
+            labels = np.arange(1, 40) % 3
+            writer.write_frames(frames if k % 2 else b"".join(frames), labels)
+    assert single.read_bytes() == blocks.read_bytes()
+    assert manifest_path(single).read_bytes() == manifest_path(blocks).read_bytes()
+    with RecordReader(blocks) as reader:
+        reader.verify()
+    with (
+        pytest.raises(DataError, match=r"label 3 .*record 2\b"),
+        open_writer(tmp_path / "c.tfrecord") as writer,
+    ):
+        writer.write_frames([frame_of(payload) for payload in payloads[:3]], np.array([0, 1, 3]))
+    assert not (tmp_path / "c.tfrecord").exists()
+
+
+def test_threads_switch_as_usual_after_writing(tmp_path) -> None:
+    usual = sys.getswitchinterval()
+    frame = frame_of(encode_example(b"x" * 100_000, 1))
+
+    def fill() -> None:
+        with (
+            open_writer(tmp_path / "a.tfrecord") as one,
+            open_writer(tmp_path / "b.tfrecord") as two,
+        ):
+            for _ in range(30):
+                one.write_frame(frame, 1)
+                two.write_frame(frame, 1)
+            assert sys.getswitchinterval() < usual
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fill()
+    assert sys.getswitchinterval() == usual
+
+
+def test_a_full_disk_is_found_by_the_thread_that_writes(tmp_path) -> None:
+    resource = pytest.importorskip("resource")
+
+    frame = frame_of(encode_example(b"x" * 100_000, 1))
+
+    def fill() -> None:
+        with open_writer(tmp_path / "a.tfrecord") as writer:
+            for _ in range(100):
+                writer.write_frame(frame, 1)
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3 << 20, hard))
+    try:
+        with pytest.raises(ResourceError, match="size limit"):
+            fill()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_tools.copies import CopyOptions, make_copies, plan_copies
+from data_tools.records.copies import CopyOptions, make_copies, plan_copies
 from realmix_tf.augment.names import POLICY_NAMES
 from realmix_tf.data.images import encode_pngs
 from realmix_tf.data.manifest import provenance

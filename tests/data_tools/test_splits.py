@@ -1,13 +1,27 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import defaultdict
 
 import numpy as np
 import pytest
 
-from data_tools.ordering import KeyedPermutation, class_mixed_order
-from data_tools.splits import SplitOptions, create_split, draw_labels, unlabeled_order
+from data_tools.records.ordering import (
+    KeyedPermutation,
+    by_class,
+    class_mixed_order,
+    proportional_turns,
+)
+from data_tools.records.splits import (
+    SplitOptions,
+    create_split,
+    describe,
+    draw_labels,
+    plan_split,
+    read_fold,
+    unlabeled_order,
+)
 from realmix_tf.data.images import encode_png
 from realmix_tf.data.manifest import manifest_path, provenance, read_manifest
 from realmix_tf.data.names import read_map
@@ -61,8 +75,8 @@ def test_the_draw_is_the_published_one(seed, shares) -> None:
     share = np.array(shares) / sum(shares)
     labels = random.choice(len(shares), 1500, p=share)
     drawn, rest = published(labels.tolist(), 40, seed, len(shares))
-    assert draw_labels(labels, 40, seed, classes=len(shares)) == drawn
-    assert unlabeled_order(labels, set(drawn), classes=len(shares)) == rest
+    assert draw_labels(labels, 40, seed, classes=len(shares)).tolist() == drawn
+    assert unlabeled_order(labels, np.array(drawn), classes=len(shares)).tolist() == rest
 
 
 def test_published_vectors() -> None:
@@ -89,7 +103,7 @@ def test_unlabelled_records_are_never_drawn_and_are_mixed_in() -> None:
     labels = np.concatenate([np.arange(200) % 4, np.full(600, -1)])
     drawn = draw_labels(labels, 100, 1, classes=4)
     assert (labels[drawn] >= 0).all()
-    rest = unlabeled_order(labels, set(drawn), classes=4)
+    rest = unlabeled_order(labels, drawn, classes=4)
     assert sorted([*drawn, *rest]) == list(range(800))
     assert 0 < (labels[rest[:100]] >= 0).sum() < 80
 
@@ -106,21 +120,82 @@ def test_classes_without_records_are_passed_over() -> None:
     labels = np.array([1, 2] * 10)
     drawn = draw_labels(labels, 20, 1, classes=3)
     assert sorted(drawn) == list(range(20))
-    assert sorted(unlabeled_order(labels, set(drawn[:4]), classes=3)) == sorted(drawn[4:])
+    assert sorted(unlabeled_order(labels, drawn[:4], classes=3)) == sorted(drawn[4:])
 
 
-def write(path, labels, manifest=True, classes=4):
+def plain_turns(counts, available, uniform):
+    """One turn after the other, as published."""
+    shares = np.ones(len(counts)) if uniform else counts / max(counts.max(), 1)
+    shares[(counts == 0) & (not uniform)] = -np.inf
+    taken = np.zeros(len(counts), np.int64)
+    turns = []
+    while True:
+        c = int(np.argmax(shares - taken / max(taken.max(), 1)))
+        if taken[c] == available[c]:
+            return turns, c
+        turns.append((c, int(taken[c])))
+        taken[c] += 1
+
+
+def test_turns_computed_at_once_are_the_plain_ones() -> None:
+    random = np.random.RandomState(3)
+    for trial in range(150):
+        counts = random.randint(trial % 2, random.choice([2, 5, 30, 120]), random.randint(1, 12))
+        if trial % 5 == 0:
+            counts[:] = counts[0]
+        if trial % 7 == 0:
+            counts = 3 * counts + trial % 3
+        counts[random.randint(len(counts))] += 1
+        available = counts - np.minimum(counts, random.randint(0, 4, len(counts)) * (trial % 3))
+        for uniform in (False, True):
+            expected, exhausted = plain_turns(counts, available, uniform)
+            turns = proportional_turns(counts, available, uniform=uniform)
+            assert list(zip(*(part.tolist() for part in turns[:2]), strict=True)) == expected
+            assert turns.exhausted == exhausted
+            some = proportional_turns(counts, available, uniform=uniform, most=9)
+            assert some.classes.tolist() == [c for c, _ in expected[:9]]
+            assert some.exhausted == (exhausted if len(expected) < 9 else -1)
+
+
+def test_members_of_classes_are_listed_in_order() -> None:
+    labels = np.array([2, 0, -1, 2, 0, 5])
+    assert [part.tolist() for part in by_class(labels, 4)] == [[1, 4], [], [0, 3], []]
+    assert by_class(np.zeros(0, np.int64), 0) == []
+
+
+@pytest.mark.parametrize(
+    ("uneven", "size", "seed", "digest"),
+    [
+        (False, 40, 1, "2a79a99fa6bc43d0"),
+        (False, 15, 1, "744a627d74797348"),
+        (True, 40, 2, "699912b6bab9e4d1"),
+        (True, 250, 3, "20d24094d68e2618"),
+    ],
+)
+def test_draw_and_order_are_those_of_the_first_version(uneven, size, seed, digest) -> None:
+    """Digests of the ids that the published algorithm, run record by record, gave."""
+    classes = np.repeat(np.arange(10), SVHN if uneven else 5000)
+    labels = np.random.RandomState(0).permutation(classes)
+    drawn = draw_labels(labels, size, seed, classes=10)
+    rest = unlabeled_order(labels, drawn, classes=10)
+    found = hashlib.sha256(np.concatenate([drawn, rest]).astype("<i8").tobytes()).hexdigest()
+    assert found[:16] == digest
+
+
+def write(path, labels, manifest=True, classes=4, sources=None, role="train"):
     with RecordWriter(
         path,
         dataset="t",
-        role="train",
+        role=role,
         classes=[f"c{i}" for i in range(classes)],
         shape=(2, 2, 1),
         provenance=provenance("test"),
     ) as writer:
         for i, label in enumerate(labels):
             image = encode_png(np.full((2, 2, 1), i % 256, np.uint8))
-            writer.write(encode_example(image, label, labeled=label >= 0, name=f"{i}"), label)
+            source = sources[i] if sources and sources[i] >= 0 else None
+            example = encode_example(image, label, labeled=label >= 0, name=f"{i}", source=source)
+            writer.write(example, label)
     if not manifest:
         manifest_path(path).unlink()
     return path
@@ -233,6 +308,198 @@ def test_stl10_with_1000_labels_is_said_not_to_be_the_published_split(
     source = write(tmp_path / f"{name}.tfrecord", [i % 4 for i in range(1040)])
     notes = create_split(options(tmp_path, source, labels=labels)).notes
     assert any("stl10_fold_indices" in note for note in notes) == said
+
+
+def folds(path, count=10, length=1000, most=1040):
+    random = np.random.RandomState(4)
+    lines = [" ".join(map(str, random.permutation(most)[:length])) + " " for _ in range(count)]
+    path.write_text("\n".join(lines) + "\n")
+    return lines
+
+
+def test_stl10_folds_are_lines_of_their_file(tmp_path) -> None:
+    train = write(tmp_path / "stl10-train.tfrecord", [i % 4 for i in range(1040)])
+    pool = write(tmp_path / "stl10-unlabeled.tfrecord", [-1] * 60, role="unlabeled")
+    lines = folds(tmp_path / "stl10_fold_indices.txt")
+    for seed, inputs, shift in ((0, (train,), 0), (7, (train, pool), 0), (7, (pool, train), 60)):
+        result = create_split(options(tmp_path, *inputs, labels=1000, seed=seed, overwrite=True))
+        ids = json.loads(result.map_file.read_text())["label"]
+        assert ids == sorted(int(word) + shift for word in lines[seed].split())
+        assert not result.notes
+    assert read_manifest(result.label_file).provenance["draw"].startswith("fold 7")
+    with pytest.raises(UsageError, match=r"--seed is 10.*0\.\.9"):
+        create_split(options(tmp_path, train, labels=1000, seed=10))
+    assert plan_split(options(tmp_path, train, labels=1000, seed=3)).reads[1].path.endswith(".txt")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("1 2 3", r"1000 different ids .*line 5"),
+        (" ".join(["1"] * 1000), r"1000 different ids .*line 5"),
+        (" ".join(map(str, range(999))) + " -1", r"1000 different ids .*line 5"),
+        (" ".join(map(str, range(999))) + " ٣", r"1000 different ids .*line 5"),
+        ("1 2\n3", "10 lines"),
+    ],
+)
+def test_folds_of_another_form_are_refused(tmp_path, line, message) -> None:
+    path = tmp_path / "stl10_fold_indices.txt"
+    lines = folds(path)
+    path.write_text("\n".join([*lines[:4], line, *lines[5:]]))
+    with pytest.raises(DataError, match=message):
+        read_fold(path, 0)
+
+
+def test_folds_must_belong_to_the_input(tmp_path) -> None:
+    train = write(tmp_path / "stl10-train.tfrecord", [i % 4 for i in range(1010)])
+    folds(tmp_path / "stl10_fold_indices.txt")
+    with pytest.raises(DataError, match=r"no record with a true label of stl10-train"):
+        create_split(options(tmp_path, train, labels=1000))
+    assert not (tmp_path / "SSL").exists()
+
+
+def with_copies(tmp_path, name="t-train", shift=0):
+    """40 originals of 4 classes, 20 without a label, then copies of every third record."""
+    labels = [i % 4 for i in range(40)] + [-1] * 20
+    sources = [-1] * 60
+    for i in range(0, 60, 3):
+        labels += [labels[i]] * 2
+        sources += [i] * 2
+    return write(tmp_path / f"{name}.tfrecord", labels, sources=sources), np.array(sources)
+
+
+def test_copies_go_where_their_original_goes(tmp_path) -> None:
+    source, sources = with_copies(tmp_path)
+    plain = write(tmp_path / "p-train.tfrecord", [i % 4 for i in range(40)] + [-1] * 20)
+    result = create_split(options(tmp_path, source, labels=8, validation=5))
+    mapping = json.loads(result.map_file.read_text())
+    drawn = [i for i in mapping["label"] if i < 60]
+    without = create_split(options(tmp_path / "plain", plain, labels=8))
+    assert drawn == json.loads(without.map_file.read_text())["label"]
+    labeled = set(drawn)
+    for i in range(60, 100):
+        assert (i in mapping["label"]) == (sources[i] in labeled)
+    assert sorted(mapping["label"] + mapping["unlabel"]) == list(range(100))
+    assert result.copies == (len(mapping["label"]) - 8, 100 - 60 - len(mapping["label"]) + 8)
+    assert sum(result.copies) == 40
+    with RecordReader(result.unlabel_file) as reader:
+        reader.verify()
+        np.testing.assert_array_equal(reader.sources, sources[mapping["unlabel"]])
+        places = np.flatnonzero(reader.labeled & (reader.sources < 0))[:5]
+    held = [mapping["unlabel"][i] for i in places]
+    assert mapping["valid"] == held
+    assert names(result.label_file) == mapping["label"] == sorted(mapping["label"])
+    assert "copies with their originals" in describe(result)
+
+
+def test_ids_of_originals_count_through_all_inputs(tmp_path) -> None:
+    one, sources = with_copies(tmp_path, "a-train")
+    two, _ = with_copies(tmp_path, "b-train")
+    result = create_split(options(tmp_path, one, two, labels=16))
+    mapping = json.loads(result.map_file.read_text())
+    expected = np.concatenate([sources, np.where(sources >= 0, sources + 100, -1)])
+    for file, key in ((result.label_file, "label"), (result.unlabel_file, "unlabel")):
+        with RecordReader(file) as reader:
+            reader.verify()
+            np.testing.assert_array_equal(reader.sources, expected[mapping[key]])
+        assert names(file) == [i % 100 for i in mapping[key]]
+
+
+def test_copies_without_their_original_are_refused(tmp_path) -> None:
+    for k, sources in enumerate(([-1, 0, 7, -1], [-1, 0, 1, -1], [0, -1, -1, -1])):
+        path = write(tmp_path / f"{k}-train.tfrecord", [0, 0, 0, 0], sources=sources)
+        with pytest.raises(DataError, match="no original of this file"):
+            create_split(options(tmp_path, path, labels=1))
+    path = write(tmp_path / "t.1@2-unlabel.tfrecord", [0, 0], sources=[90, 91], role="unlabel")
+    with pytest.raises(DataError, match="another split's map"):
+        create_split(options(tmp_path, path, labels=1))
+
+
+def test_labels_can_be_counted_by_class(tmp_path) -> None:
+    source = write(tmp_path / "t-train.tfrecord", [i % 4 for i in range(60)])
+    result = create_split(
+        options(tmp_path, source, labels=None, class_counts=(("c1", 5), ("3", 2), ("c0", 0)))
+    )
+    assert result.labeled == {"c0": 0, "c1": 5, "c2": 0, "c3": 2}
+    assert result.name == "t.1@7-0"
+    assert result.label_file.name == "t.1@7-label.tfrecord"
+    assert result.notes == ("2 of 4 classes get no label: c0, c2",)
+    drawn = json.loads(result.map_file.read_text())["label"]
+    queue = draw_labels(np.arange(60) % 4, 60, 1, classes=4)
+    assert sorted(drawn) == sorted(
+        [*queue[queue % 4 == 1][:5].tolist(), *queue[queue % 4 == 3][:2].tolist()]
+    )
+    create_split(options(tmp_path, source, labels=7, class_counts=(("1", 7),), overwrite=True))
+    with pytest.raises(UsageError, match="adds up to 7, --label_split_size is 8"):
+        create_split(options(tmp_path, source, class_counts=(("1", 7),)))
+    with pytest.raises(UsageError, match="given twice"):
+        create_split(options(tmp_path, source, labels=None, class_counts=(("1", 7), ("c1", 1))))
+    with pytest.raises(UsageError, match=r"no class 'c11'.*try: c1"):
+        create_split(options(tmp_path, source, labels=None, class_counts=(("c11", 2),)))
+    with pytest.raises(UsageError, match="contradict"):
+        create_split(options(tmp_path, source, labels=None, class_counts=(("1", 7),),
+                             class_balance=True))  # fmt: skip
+    with pytest.raises(DataError, match=r"16 labels of class 'c1'.*only 15"):
+        create_split(options(tmp_path, source, labels=None, class_counts=(("1", 16),)))
+
+
+def test_validation_images_are_those_that_training_holds_out(tmp_path) -> None:
+    source = write(tmp_path / "t-train.tfrecord", [0] * 40 + [1] * 10 + [-1] * 50)
+    result = create_split(options(tmp_path, source, labels=10, validation=12))
+    mapping = json.loads(result.map_file.read_text())
+    with RecordReader(result.unlabel_file) as reader:
+        first = np.flatnonzero(reader.labeled)[:12]
+    assert mapping["valid"] == [mapping["unlabel"][i] for i in first]
+    assert sum(result.valid.values()) == 12
+    assert result.name == "t.1@10-12"
+    assert any("no validation image: c2, c3" in note for note in result.notes)
+    table = describe(result)
+    assert "nothing lost: 100 = 10 labelled + 90 unlabelled" in table
+    assert "of these validation" in table
+    assert "--dataset=t.1@10-12" in table
+    with pytest.raises(DataError, match=r"only 40 .*--validation=40 or less"):
+        create_split(options(tmp_path / "x", source, labels=10, validation=41))
+    assert not (tmp_path / "x").exists()
+
+
+def test_validation_images_are_not_labelled_ones(tmp_path) -> None:
+    # Record i shows the same as record i + 256.
+    source = write(tmp_path / "t-train.tfrecord", [i % 4 for i in range(300)])
+    result = create_split(options(tmp_path, source, labels=120, validation=100))
+    mapping = json.loads(result.map_file.read_text())
+    labeled = {i % 256 for i in mapping["label"]}
+    fine = [i for i in mapping["unlabel"] if i % 256 not in labeled]
+    assert mapping["valid"] == fine[:100]
+    assert mapping["valid"] != mapping["unlabel"][:100]
+    with pytest.raises(DataError, match=f"--validation={len(fine)} or less"):
+        create_split(options(tmp_path / "x", source, labels=120, validation=len(fine) + 1))
+
+
+def test_plans_refuse_what_the_split_would_and_write_nothing(tmp_path) -> None:
+    source = write(tmp_path / "t-train.tfrecord", [i % 4 for i in range(60)] + [-1] * 20)
+    before = sorted(tmp_path.iterdir())
+    plan = plan_split(options(tmp_path, source, validation=4))
+    assert sorted(tmp_path.iterdir()) == before
+    result = create_split(options(tmp_path, source, validation=4))
+    assert plan.facts["labeled"] == result.labeled
+    assert plan.facts["dataset"] == result.name
+    for use, path in zip(
+        plan.writes, (result.label_file, result.unlabel_file, result.map_file), strict=True
+    ):
+        assert use.path == str(path)
+        assert abs(use.bytes - path.stat().st_size) <= 0.2 * path.stat().st_size + 40
+    with pytest.raises(UsageError, match="exists"):
+        plan_split(options(tmp_path, source))
+    with pytest.raises(DataError, match="only 60"):
+        plan_split(options(tmp_path, source, labels=61))
+
+
+def test_an_input_is_never_replaced(tmp_path) -> None:
+    path = write(tmp_path / "t.1@8-label.tfrecord", [i % 4 for i in range(60)])
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match="replace the source"):
+        create_split(options(tmp_path, path, target=tmp_path / "t", overwrite=True))
+    assert path.read_bytes() == before
 
 
 def test_the_map_is_read_or_refused(tmp_path) -> None:

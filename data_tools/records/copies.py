@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.ordering import KeyedPermutation
 from data_tools.outputs import writable
 from data_tools.plan import FileUse, Plan, estimate_seconds, files, resident_bytes
 from data_tools.progress import Progress
+from data_tools.records.ordering import KeyedPermutation
 from realmix_tf.augment.names import POLICY_NAMES
 from realmix_tf.data.images import decode_pngs, encode_pngs
 from realmix_tf.data.manifest import provenance
@@ -291,7 +291,13 @@ class _Originals:
         for i, source in zip(rows.tolist(), sources[rows].tolist(), strict=True):
             record = reader.record(i)
             self.rests.append(
-                encode_rest(record.label, labeled=record.labeled, source=source, name=record.name)
+                encode_rest(
+                    record.label,
+                    labeled=record.labeled,
+                    source=source,
+                    name=record.name,
+                    pseudo=record.pseudo,
+                )
             )
         self._held: NDArray[np.uint8] | None = None
         shape = (len(rows), *reader.image_shape)

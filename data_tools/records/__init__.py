@@ -1,0 +1,1 @@
+"""Records to records: splits, parts, joins and augmented copies."""
