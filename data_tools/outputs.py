@@ -60,7 +60,11 @@ class OutputSet:
         return origin.split(" ")[0] == self._command
 
 
-def outside_inputs(outputs: Iterable[Path], inputs: Iterable[str | os.PathLike[str]]) -> None:
+def outside_inputs(
+    outputs: Iterable[Path],
+    inputs: Iterable[str | os.PathLike[str]],
+    remedy: str = "another --data_dir",
+) -> None:
     """Checks that no output would become an input of the next run.
 
     Raises:
@@ -71,9 +75,7 @@ def outside_inputs(outputs: Iterable[Path], inputs: Iterable[str | os.PathLike[s
         place = Path(os.path.realpath(output))
         for root in roots:
             if place.is_relative_to(root):
-                raise UsageError(
-                    "the output would lie inside an input folder", root, "another --data_dir"
-                )
+                raise UsageError("the output would lie inside an input folder", root, remedy)
 
 
 def writable(folder: Path) -> None:

@@ -7,18 +7,12 @@ batching, on any number of threads or replicas, and gives the same numbers.
 
 from __future__ import annotations
 
-import hashlib
-
 import tensorflow as tf
+
+from realmix_tf.keys import key
 
 _PHILOX = 1
 _WORDS_PER_BLOCK = 4  # one Philox block is four 32-bit words
-
-
-def key(seed: int, purpose: str) -> int:
-    """A 64-bit key; different seeds or purposes give unrelated streams."""
-    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
-    return int.from_bytes(digest[:8], "little")
 
 
 def uniforms(seed: int, purpose: str, start: tf.Tensor | int, count: int, width: int) -> tf.Tensor:

@@ -13,12 +13,13 @@ import os
 import stat
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
+from PIL.ImageFile import ImageFile
 
 from realmix_tf.errors import DataError, UsageError
 
@@ -30,6 +31,29 @@ UInt8Array = NDArray[np.uint8]
 
 _JUNK = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "icon\r"})
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+_READ_WHOLE = 1 << 20
+_THIN = 20
+_TINY = 4
+# Keys of Image.info that Pillow takes the orientation from.
+_ORIENTED = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"})
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_FORMAT_OF = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "JPEG"),
+    **dict.fromkeys((".png", ".apng"), "PNG"),
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    **dict.fromkeys((".bmp", ".dib"), "BMP"),
+    ".gif": "GIF",
+    ".webp": "WEBP",
+}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -40,21 +64,19 @@ class ImageEntry(NamedTuple):
       path: to open it; undecodable bytes are surrogate escapes.
       name: relative to the folder that was searched, with ``/``.
       problem: why it cannot be read; empty when it may be tried.
+      link: it is a symbolic link (to a file).
     """
 
     path: str
     name: str
     problem: str = ""
+    link: bool = False
 
 
 def find_images(
     folder: str | os.PathLike[str], skipped: list[tuple[str, str]] | None = None
 ) -> list[ImageEntry]:
-    """All files below a folder, ordered by the bytes of their relative names.
-
-    Content decides later what is an image, so extensions do not matter. Hidden and junk entries
-    and linked folders are left out; what is no readable regular file (a pipe, a dangling link, a
-    folder without permission) is listed with its problem and never opened.
+    """All files below a folder, as ``walk_images`` yields them.
 
     Args:
       folder: where to look.
@@ -63,49 +85,104 @@ def find_images(
     Raises:
       DataError: the folder does not exist or is none.
     """
-    root = os.fsdecode(folder)
+
+    def leave_out(name: str, reason: str) -> None:
+        if skipped is not None:
+            skipped.append((name, reason))
+
+    return list(walk_images(folder, leave_out))
+
+
+def walk_images(
+    folder: str | os.PathLike[str], leave_out: Callable[[str, str], None]
+) -> Iterator[ImageEntry]:
+    """All files below a folder, ordered by the bytes of their relative names.
+
+    Content decides later what is an image, so extensions do not matter. Hidden and junk entries
+    and linked folders are left out; what is no readable regular file (a pipe, a dangling link, a
+    folder without permission) is yielded with its problem and never opened. No more than the
+    names of one folder and of those above it are held at a time.
+
+    Args:
+      folder: where to look.
+      leave_out: called with the relative name and the reason of what is left out.
+
+    Raises:
+      DataError: the folder does not exist or is none.
+    """
+    root = os.fsencode(folder)
     if not os.path.isdir(root):
-        raise DataError("there is no such folder", root, "check the path")
-    left_out: list[tuple[str, str]] = [] if skipped is None else skipped
-    entries = list(_walk(root, "", 0, left_out))
-    return sorted(entries, key=lambda entry: os.fsencode(entry.name))
+        raise DataError("there is no such folder", os.fsdecode(root), "check the path")
+    return _walk(root, b"", 0, leave_out)
+
+
+def is_junk(name: str) -> bool:
+    """Whether a file or folder of this name is hidden or made by an operating system."""
+    return name.startswith(".") or name.lower() in _JUNK
+
+
+# What the walk found out about a name that is no plain file, and a text about it.
+_LEFT_OUT, _PROBLEM, _LINK = range(3)
 
 
 def _walk(
-    path: str, prefix: str, depth: int, skipped: list[tuple[str, str]]
+    path: bytes, prefix: bytes, depth: int, leave_out: Callable[[str, str], None]
 ) -> Iterator[ImageEntry]:
     try:
-        with os.scandir(path) as scan:
-            children = list(scan)
+        names, odd = _children(path, depth)
     except OSError as error:
-        yield ImageEntry(path, prefix.rstrip("/") or ".", _reason(error))
+        name = os.fsdecode(prefix).rstrip("/") or "."
+        yield ImageEntry(os.fsdecode(path), name, _reason(error))
         return
-    for child in children:
-        name = prefix + child.name
-        if child.name.startswith(".") or child.name.lower() in _JUNK:
-            skipped.append((name, "hidden or made by the system"))
+    # Folders have their names end in "/", which gives the order of the whole relative names.
+    for child in sorted(names):
+        if child.endswith(b"/"):
+            inner = os.path.join(path, child[:-1])
+            yield from _walk(inner, prefix + child, depth + 1, leave_out)
             continue
-        try:
-            mode = child.stat().st_mode
-        except OSError as error:
-            yield ImageEntry(child.path, name, _reason(error))
-            continue
-        if stat.S_ISDIR(mode):
-            if child.is_symlink():
-                skipped.append((name, "a link to a folder"))
-            elif depth + 1 >= MAX_DEPTH:
-                skipped.append((name, f"more than {MAX_DEPTH} folders deep"))
-            else:
-                yield from _walk(child.path, name + "/", depth + 1, skipped)
-        elif stat.S_ISREG(mode):
-            yield ImageEntry(child.path, name)
+        kind, text = odd.get(child, (None, ""))
+        name = os.fsdecode(prefix + child)
+        if kind == _LEFT_OUT:
+            leave_out(name, text)
         else:
-            yield ImageEntry(child.path, name, "not a regular file")
+            yield ImageEntry(os.fsdecode(os.path.join(path, child)), name, text, kind == _LINK)
+
+
+def _children(path: bytes, depth: int) -> tuple[list[bytes], dict[bytes, tuple[int, str]]]:
+    names: list[bytes] = []
+    odd: dict[bytes, tuple[int, str]] = {}
+    with os.scandir(path) as scan:
+        for child in scan:
+            name = child.name
+            if is_junk(os.fsdecode(name)):
+                odd[name] = _LEFT_OUT, "hidden or made by the system"
+            elif child.is_symlink():
+                odd[name] = _behind_link(child)
+            elif child.is_dir(follow_symlinks=False):
+                if depth + 1 < MAX_DEPTH:
+                    name += b"/"
+                else:
+                    odd[name] = _LEFT_OUT, f"more than {MAX_DEPTH} folders deep"
+            elif not child.is_file(follow_symlinks=False):
+                odd[name] = _PROBLEM, "not a regular file"
+            names.append(name)
+    return names, odd
+
+
+def _behind_link(child: os.DirEntry[bytes]) -> tuple[int, str]:
+    try:
+        mode = child.stat().st_mode
+    except OSError as error:
+        return _PROBLEM, _reason(error)
+    if stat.S_ISDIR(mode):
+        return _LEFT_OUT, "a link to a folder"
+    return (_LINK, "") if stat.S_ISREG(mode) else (_PROBLEM, "not a regular file")
 
 
 def _reason(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
-        return "the link leads nowhere"
+        gone = error.filename is not None and not os.path.islink(error.filename)
+        return "the file is no longer there" if gone else "the link leads nowhere"
     return (error.strerror or str(error)).lower()
 
 
@@ -115,6 +192,7 @@ def decode_image(
     size: tuple[int, int] | None,
     channels: int = 3,
     max_pixels: int = MAX_PIXELS,
+    min_side: int = 1,
     background: tuple[int, int, int] = (255, 255, 255),
     notes: list[str] | None = None,
 ) -> UInt8Array:
@@ -132,8 +210,10 @@ def decode_image(
       size: (height, width) in pixels of the result; None keeps the image's own.
       channels: 1 or 3.
       max_pixels: images whose header announces more are refused before decoding.
+      min_side: images with a shorter side, in pixels, are refused too.
       background: red, green, blue in 0..255.
-      notes: receives remarks, such as that only the first frame is used.
+      notes: receives remarks, such as that only the first frame is used, or that the name's
+        extension belongs to another format.
 
     Returns:
       uint8 [height, width, channels].
@@ -144,8 +224,11 @@ def decode_image(
     """
     where = "" if isinstance(data, bytes) else os.fsdecode(data)
     try:
-        with _opened(data) as file:
-            return _decode(file, size, channels, max_pixels, background, notes)
+        with _opened(data) as file, Image.open(file, formats=FORMATS) as opened:
+            _check_size(opened.size, max_pixels, min_side)
+            if notes is not None:
+                notes += _remarks(opened, where)
+            return _decode(opened, size, channels, background, notes)
     except DataError as error:
         raise DataError(error.what, where) from error
     except Image.UnidentifiedImageError as error:
@@ -155,6 +238,8 @@ def decode_image(
     except OSError as error:
         reason = str(error) if error.errno is None else _reason(error)
         raise DataError(reason or "not readable", where) from error
+    except MemoryError as error:
+        raise DataError("not enough memory to decode it", where) from error
     except Exception as error:
         # Damaged files make the decoders raise nearly anything; whatever it is, it is this file's.
         reason = f"damaged: {type(error).__name__}: {error}".rstrip(": ")
@@ -170,58 +255,97 @@ def _opened(data: bytes | str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         return
     # Without O_NONBLOCK, opening a pipe that took the file's place would wait for ever.
     descriptor = os.open(data, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise DataError("not a regular file")
         if status.st_size == 0:
             raise DataError("empty file")
-        yield file
+        if status.st_size <= _READ_WHOLE:
+            # The decoders read small pieces; one read is quicker where there is little to read.
+            yield io.BytesIO(_read(descriptor, status.st_size))
+            return
+        with open(descriptor, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(descriptor)
+
+
+def _read(descriptor: int, size: int) -> bytes:
+    data = os.read(descriptor, size)
+    # Network file systems may give less at a time.
+    while len(data) < size and (more := os.read(descriptor, size - len(data))):
+        data += more
+    return data
+
+
+def _check_size(size: tuple[int, int], max_pixels: int, min_side: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise DataError(f"{width}x{height} is more than {max_pixels} pixels")
+    if min(width, height) < 1:
+        raise DataError("the image has no pixels")
+    if min(width, height) < min_side:
+        raise DataError(f"{width}x{height} has a side shorter than {min_side} pixels")
+
+
+def _remarks(opened: ImageFile, path: str) -> Iterator[str]:
+    # Phones put a preview behind the picture (MPO); that is no animation.
+    if opened.format != "MPO" and getattr(opened, "is_animated", False):
+        yield "animated, only the first frame is used"
+        opened.seek(0)
+    shorter, longer = sorted(opened.size)
+    if longer > _THIN * shorter:
+        yield f"one side is more than {_THIN} times the other"
+    elif shorter < _TINY:
+        yield f"a side is shorter than {_TINY} pixels"
+    extension = os.path.splitext(path)[1].lower()
+    actual = "JPEG" if opened.format == "MPO" else opened.format
+    if _FORMAT_OF.get(extension, actual) != actual:
+        yield f"a {actual} named {extension}"
 
 
 def _decode(
-    file: IO[bytes],
+    opened: ImageFile,
     size: tuple[int, int] | None,
     channels: int,
-    max_pixels: int,
     background: tuple[int, int, int],
     notes: list[str] | None,
 ) -> UInt8Array:
-    with Image.open(file, formats=FORMATS) as opened:
-        width, height = opened.size
-        if width * height > max_pixels:
-            raise DataError(f"{width}x{height} is more than {max_pixels} pixels")
-        if min(width, height) < 1:
-            raise DataError("the image has no pixels")
-        # Phones put a preview behind the picture (MPO); that is no animation.
-        if notes is not None and opened.format != "MPO" and getattr(opened, "is_animated", False):
-            notes.append("animated, only the first frame is used")
-            opened.seek(0)
-        if size is not None and opened.format == "JPEG":
-            # Twice the wanted size leaves the averaging to the filter; the longer side serves for
-            # both, as the picture may still have to be turned.
-            side = 2 * max(size)
-            opened.draft(None, (side, side))
-        opened.load()
-        image: Image.Image = _upright(opened, notes)
-        image = _eight_bit(image, opened.format)
-        if image.has_transparency_data or image.mode in ("La", "RGBa", "PA"):
-            image = _on_background(image, background)
-        image = image.convert("L" if channels == 1 else "RGB")
-        if size is not None and image.size != (size[1], size[0]):
-            image = image.resize((size[1], size[0]), Image.Resampling.LANCZOS, reducing_gap=3.0)
-        pixels = np.asarray(image, np.uint8)
+    if size is not None and opened.format == "JPEG":
+        # Twice the wanted size leaves the averaging to the filter; the longer side serves for
+        # both, as the picture may still have to be turned.
+        side = 2 * max(size)
+        opened.draft(None, (side, side))
+    opened.load()
+    image = _eight_bit(_upright(opened, notes), opened.format)
+    if image.has_transparency_data or image.mode in ("La", "RGBa", "PA"):
+        image = _on_background(image, background)
+    mode = "L" if channels == 1 else "RGB"
+    # Converting an image to the mode it has copies it.
+    if image.mode != mode:
+        image = image.convert(mode)
+    if size is not None and image.size != (size[1], size[0]):
+        image = image.resize((size[1], size[0]), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    pixels = np.asarray(image, np.uint8)
     return pixels[:, :, None] if channels == 1 else pixels
 
 
-def _upright(image: Image.Image, notes: list[str] | None) -> Image.Image:
+def _upright(image: ImageFile, notes: list[str] | None) -> Image.Image:
+    # A JPEG without these has no orientation, and most small pictures are such.
+    if image.format == "JPEG" and not _ORIENTED.intersection(image.info):
+        return image
     try:
-        return ImageOps.exif_transpose(image)
+        if image.format == "JPEG" and "exif" in image.info:
+            # Opening the file has hidden what is wrong with them from ``getexif``.
+            Image.Exif().load(image.info["exif"])
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:
         # The pixels are whole; only what says how to hold them is damaged.
         if notes is not None:
             notes.append("the EXIF data are damaged, the orientation is not applied")
         return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _eight_bit(image: Image.Image, file_format: str | None) -> Image.Image:

@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from realmix_tf.errors import RealmixError, UsageError, printable
+from realmix_tf.cells import cell, utf8
+from realmix_tf.errors import RealmixError, UsageError
 from realmix_tf.evaluation.inference import Result, Row
 from realmix_tf.files import atomic_write, read_json, remove, write_json, write_text
 
 SCHEMA = 1
 _TABLE, _DOCUMENT, _INPUTS = "predictions.csv", "predictions.json", "inputs.json"
-# What spreadsheet programs take for the start of a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def predictions_json(result: Result) -> dict[str, Any]:
@@ -39,7 +38,7 @@ def predictions_json(result: Result) -> dict[str, Any]:
         "classes": list(result.classes),
         "predictions": [_row_json(row) for row in result.rows],
         "accuracy": result.evaluation,
-        "unknown_folders": [_utf8(name) for name in result.unknown_folders],
+        "unknown_folders": [utf8(name) for name in result.unknown_folders],
         "missing_classes": list(result.missing_classes),
         "counts": {
             "inputs": len(result.rows),
@@ -132,7 +131,7 @@ def write_predictions(
 
 def safe_name(name: str) -> str:
     """``name`` as the name of a file: letters, digits, ``-_.``, at most 100 bytes, never empty."""
-    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in _utf8(name)).strip(".")
+    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in utf8(name)).strip(".")
     return plain.encode()[:100].decode("utf-8", "ignore") or "images"
 
 
@@ -166,7 +165,7 @@ def _inputs_of(out_dir: str | Path) -> list[str] | None:
 def _row_json(row: Row) -> dict[str, Any]:
     value = asdict(row)
     value["top_k"] = [{"class_name": n, "probability": p} for n, p in row.top_k]
-    value["path"], value["reason"] = _utf8(row.path), _utf8(row.reason)
+    value["path"], value["reason"] = utf8(row.path), utf8(row.reason)
     if value["path"] != row.path:
         value["path_base64"] = base64.b64encode(os.fsencode(row.path)).decode()
     return value
@@ -179,14 +178,8 @@ def _cell(value: object) -> str:
         return f"{value:.9g}"
     if isinstance(value, int):
         return str(value)
-    text = str(value)
-    escaped = printable(_utf8(text))
-    return f"'{escaped}" if text.startswith(_FORMULA) else escaped
+    return cell(str(value))
 
 
 def _real(paths: Sequence[str]) -> list[str]:
-    return [_utf8(os.path.realpath(path)) for path in paths]
-
-
-def _utf8(text: str) -> str:
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
+    return [utf8(os.path.realpath(path)) for path in paths]

@@ -139,11 +139,31 @@ def test_palette_and_grey_transparency_are_composited() -> None:
     assert decode_image(saved(both, "PNG"), size=None)[0, 0].tolist() == [255, 255, 255]
 
 
-def test_exif_orientation_is_applied() -> None:
+TURNS = {
+    1: lambda x: x, 2: np.fliplr, 3: lambda x: np.rot90(x, 2), 4: np.flipud,
+    5: lambda x: x.swapaxes(0, 1), 6: lambda x: np.rot90(x, -1),
+    7: lambda x: np.rot90(x, 2).swapaxes(0, 1), 8: np.rot90,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_exif_orientation_is_applied(file_format, orientation) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6
-    turned = decode_image(saved(RGB, "PNG", exif=exif), size=None)
-    np.testing.assert_array_equal(turned, np.rot90(smooth(), -1))
+    exif[0x0112] = orientation
+    options = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}.get(file_format, {})
+    data = saved(RGB, file_format, exif=exif, **options)
+    plain = decode_image(saved(RGB, file_format, **options), size=None)
+    turned = decode_image(data, size=None)
+    np.testing.assert_array_equal(turned, TURNS[orientation](plain))
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
+def test_damaged_exif_data_cost_the_orientation_only(file_format) -> None:
+    notes: list[str] = []
+    data = saved(RGB, file_format, exif=b"Exif\0\0no TIFF at all")
+    assert decode_image(data, size=None, notes=notes).shape == (40, 60, 3)
+    assert notes == ["the EXIF data are damaged, the orientation is not applied"]
 
 
 def test_cmyk_is_close_to_rgb() -> None:
@@ -165,9 +185,26 @@ def test_the_first_frame_of_animations_is_taken(file_format) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1)])
-def test_thin_images_are_accepted(size) -> None:
+def test_thin_images_are_accepted_with_a_note_unless_refused(size) -> None:
     data = saved(Image.new("RGB", (size[1], size[0]), (1, 2, 3)), "PNG")
-    assert decode_image(data, size=(8, 8))[4, 4].tolist() == [1, 2, 3]
+    notes: list[str] = []
+    assert decode_image(data, size=(8, 8), notes=notes)[4, 4].tolist() == [1, 2, 3]
+    assert len(notes) == 1
+    with pytest.raises(DataError, match="shorter than 2 pixels"):
+        decode_image(data, size=(8, 8), min_side=2)
+
+
+def test_content_that_belies_the_name_is_noted(tmp_path) -> None:
+    for name, file_format, note in (
+        ("a.jpg", "PNG", ["a PNG named .jpg"]), ("b.TIF", "GIF", ["a GIF named .tif"]),
+        ("c.JPEG", "JPEG", []), ("d", "PNG", []), ("e.photo", "BMP", []), ("f.jpg", "MPO", []),
+        ("g.apng", "PNG", []),
+    ):  # fmt: skip
+        more = {"save_all": True, "append_images": [RGB]} if file_format == "MPO" else {}
+        (tmp_path / name).write_bytes(saved(RGB, file_format, **more))
+        notes: list[str] = []
+        decode_image(tmp_path / name, size=None, notes=notes)
+        assert notes == note
 
 
 def test_large_jpegs_shrink_as_if_decoded_in_full() -> None:
@@ -256,3 +293,31 @@ def test_a_pipe_is_never_waited_for(tmp_path) -> None:
         decode_image(tmp_path / "pipe", size=None)
     with pytest.raises(DataError, match="folder"):
         find_images(tmp_path / "none")
+
+
+def test_a_file_that_has_gone_is_told_from_a_broken_link(tmp_path) -> None:
+    with pytest.raises(DataError, match="no longer there"):
+        decode_image(tmp_path / "a.png", size=None)
+    (tmp_path / "a.png").symlink_to("nothing")
+    with pytest.raises(DataError, match="leads nowhere"):
+        decode_image(tmp_path / "a.png", size=None)
+
+
+def test_large_files_are_read_in_pieces(tmp_path) -> None:
+    noise = np.random.RandomState(0).randint(0, 256, (700, 700, 3)).astype(np.uint8)
+    (tmp_path / "a.png").write_bytes(saved(Image.fromarray(noise), "PNG"))
+    assert (tmp_path / "a.png").stat().st_size > 1 << 20
+    np.testing.assert_array_equal(decode_image(tmp_path / "a.png", size=None), noise)
+
+
+def test_walks_are_ordered_by_the_bytes_of_whole_names(tmp_path) -> None:
+    for name in ("a/x", "a/b/y", "a-b", "a.c", "a0", "é", "Z/z", "a!/q"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    names = [entry.name for entry in find_images(str(tmp_path))]
+    assert names == sorted(names, key=os.fsencode)
+    assert len(names) == 8
+    links = [entry for entry in find_images(tmp_path) if entry.link]
+    assert links == []
+    (tmp_path / "l").symlink_to("a0")
+    assert [entry.name for entry in find_images(tmp_path) if entry.link] == ["l"]

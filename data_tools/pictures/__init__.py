@@ -1,0 +1,1 @@
+"""From a user's own picture files to records: listing, decoding, balancing, reporting."""
