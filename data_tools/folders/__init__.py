@@ -1,0 +1,1 @@
+"""Folders of pictures as folders: renaming, cropping, and records back to pictures."""
