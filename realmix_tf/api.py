@@ -18,9 +18,9 @@ from realmix_tf.data.names import DatasetName
 from realmix_tf.errors import UsageError
 
 if TYPE_CHECKING:
-    from data_tools.copies import CopyResult
+    from data_tools.records.copies import CopyResult
+    from data_tools.records.splits import SplitResult
     from data_tools.sources import SourceResult
-    from data_tools.splits import SplitResult
     from realmix_tf.evaluation.classifier import Classifier
     from realmix_tf.evaluation.inference import Result
     from realmix_tf.run import RunResult
@@ -29,15 +29,18 @@ PathLike = str | os.PathLike[str]
 
 # Options of ``train`` that say what to read: flag → field of ``DataSettings``.
 _DATA_OPTIONS = {
+    "allow_overlap": "allow_overlap",
     "class_mapping": "class_mapping",
     "nclass": "num_classes",
     "img_size": "image_size",
     "memoize": "in_memory",
     "train_record": "train_record",
+    "use_pseudo_labels": "use_pseudo_labels",
     "test_record": "test_record",
 }
 
 __all__ = [
+    "build_benchmark",
     "build_custom",
     "build_digits",
     "load",
@@ -46,6 +49,21 @@ __all__ = [
     "split",
     "train",
 ]
+
+
+def build_benchmark(name: str, data_dir: PathLike, **options: Any) -> SourceResult:
+    """Writes the records of a published set, downloading its archives where they are missing.
+
+    Args:
+      name: a name of ``data_tools.sources.BENCHMARKS``, such as ``"cifar10"``, or
+        ``"tfds:<name>"``.
+      data_dir: folder of the datasets.
+      **options: more fields of ``data_tools.sources.building.BuildOptions``.
+    """
+    from data_tools.sources import build
+    from data_tools.sources.building import BuildOptions
+
+    return build(name, BuildOptions(Path(data_dir), **options))
 
 
 def build_digits(data_dir: PathLike, overwrite: bool = False) -> SourceResult:
@@ -112,9 +130,10 @@ def split(
       labels: how many to draw.
       data_dir: folder of the datasets.
       seed: of the draw; 0 takes the first of each class.
-      **options: further fields of ``data_tools.splits.SplitOptions``, such as ``class_balance``.
+      **options: further fields of ``data_tools.records.splits.SplitOptions``, such as
+        ``class_balance``.
     """
-    from data_tools.splits import SplitOptions, create_split
+    from data_tools.records.splits import SplitOptions, create_split
 
     _known(options, {item.name for item in fields(SplitOptions)}, "split")
     name = DatasetName(dataset, None, seed, labels, 0)
@@ -136,9 +155,10 @@ def make_copies(
       copies: of every unlabelled image.
       data_dir: folder of the datasets.
       augment: a weak policy, see ``realmix_tf.augment``.
-      **options: further fields of ``data_tools.copies.CopyOptions``: ``seed``, ``overwrite``.
+      **options: further fields of ``data_tools.records.copies.CopyOptions``: ``seed``,
+        ``overwrite``, ``threads``.
     """
-    from data_tools import copies as tool
+    from data_tools.records import copies as tool
 
     _known(options, {item.name for item in fields(tool.CopyOptions)}, "make_copies")
     parsed = DatasetName.parse_split(name)

@@ -115,6 +115,8 @@ def folder_of(request: RunRequest) -> Path:
         for item in fields(options):
             if getattr(options, item.name) != item.default:
                 changed[item.name] = getattr(options, item.name)
+    if request.data.use_pseudo_labels:
+        changed["use_pseudo_labels"] = True
     if request.load_checkpoint:
         changed["from"] = Path(request.load_checkpoint).name
     name = run_name(method.__name__, changed, request.settings.seed)
@@ -305,6 +307,9 @@ def _identity(
     identity |= {f"{role} images": count for role, count in data.counts().items()}
     identity["classes"] = list(data.classes)
     identity["weights from"] = request.load_checkpoint
+    # Named only where it is used, so that runs of earlier versions can be continued.
+    if request.data.use_pseudo_labels:
+        identity["use_pseudo_labels"] = True
     return json.loads(json_text(identity))
 
 
@@ -353,7 +358,10 @@ def _describe(
             "config": asdict(request.config or get_method(request.method).Config()),
             "network": asdict(request.network),
             "load_checkpoint": request.load_checkpoint,
+            "allow_overlap": request.data.allow_overlap,
+            "use_pseudo_labels": request.data.use_pseudo_labels,
             "counts": data.counts(),
+            "notes": data.notes,
             "identity": identity,
             "model": _description(data, spec, request).to_json(),
         },

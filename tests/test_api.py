@@ -46,7 +46,7 @@ def test_importing_the_api_does_not_import_tensorflow(tmp_path):
 
 
 def test_build_and_split_digits(tmp_path):
-    built = api.build_digits(tmp_path)
+    built = api.build_benchmark("digits", tmp_path)
     assert not built.already_there
     assert api.build_digits(tmp_path).already_there
     drawn = api.split("digits", 20, tmp_path, seed=1)

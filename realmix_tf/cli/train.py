@@ -117,6 +117,18 @@ def _define(
         flag_values=values,
     )
     flag("test_record", "", "Test file in --data_dir instead of the dataset's.", flag_values=values)
+    boolean(
+        "allow_overlap",
+        False,
+        "Train although labelled images are in the test set too (recorded with the run).",
+        flag_values=values,
+    )
+    boolean(
+        "use_pseudo_labels",
+        False,
+        "Train on pseudo-labelled images as on labelled ones, with --dataset=<dataset>-<valid>.",
+        flag_values=values,
+    )
 
     options.define_fields(values, NetworkOptions)
     recipe = {"lr": method.recipe.lr, "wd": method.recipe.wd}
@@ -190,6 +202,8 @@ def _run(values: absl_flags.FlagValues, method_name: str, command: tuple[str, ..
             in_memory=given["memoize"],
             train_record=given["train_record"],
             test_record=given["test_record"],
+            allow_overlap=given["allow_overlap"],
+            use_pseudo_labels=given["use_pseudo_labels"],
         ),
         settings=settings,
         network=options.collect(values, NetworkOptions),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -12,37 +12,42 @@ from realmix_tf.cli import app
 from realmix_tf.errors import DataError
 
 NAME = "verify"
-SUMMARY = "checks record files in full: checksums, records, manifests."
+SUMMARY = "checks record files in full: checksums, records, manifests, origins, maps of splits."
 USAGE = """[FILE | FOLDER]...
 
 examples:
   verify data/digits-train.tfrecord
-  verify --data_dir=data
+  verify --data_dir=data --clean
 
-Ends with code 3 when something is damaged."""
+Ends with code 3 when something is damaged. STALE is said of a file that was made from another one
+that has changed since: it is whole, but does not belong to it any more."""
 
 
 def define(values: flags.FlagValues) -> None:
     """Adds the command's flags."""
     app.define_data_dir(values)
+    app.define_dry_run(values)
+    flags.DEFINE_bool("clean", False, "Remove what killed runs left in the folders.",
+                      flag_values=values)  # fmt: skip
 
 
 def run(values: flags.FlagValues, arguments: list[str]) -> Any:
     """Checks and prints; what is damaged is an error after the table."""
-    from data_tools.checking import describe, verify
+    from data_tools.looking.checking import check, describe, plan_check
 
-    statuses = verify(arguments or [app.data_dir(values)])
-    damaged = [status for status in statuses if not status.ok]
-    result: Any = describe(statuses)
-    if values.json:
-        result = {"files": [dataclasses.asdict(status) for status in statuses]}
+    paths = [app.input_file(values, path) for path in arguments] or [Path(app.data_dir(values))]
+    if values.dry_run:
+        return app.plan_result(values, plan_check(paths, values.clean))
+    found = check(paths, values.clean)
+    result: Any = found.as_json() if values.json else describe(found)
+    damaged = found.damaged
     if not damaged:
         return result
     # The result belongs to stdout also when the command fails.
     print(app.result_json(result) if values.json else result, flush=True)
     raise DataError(
-        f"{len(damaged)} of {len(statuses)} files are damaged",
-        damaged[0].file,
+        f"{len(damaged)} of {len(found.files) + len(found.maps)} files are damaged",
+        damaged[0],
         "build them again",
     )
 

@@ -1,11 +1,7 @@
 """From a dataset's name to the sets that training reads, with nothing leaking between them.
 
-| set | which records |
-|---|---|
-| labeled | ``…-label``, or all truly labelled records of ``…-train`` for ``<dataset>-<valid>`` |
-| valid | the first V truly labelled records, of ``…-unlabel`` or of ``…-train`` |
-| unlabeled | the other records of ``…-unlabel``; of copies, those of no validation image |
-| test | ``…-test``, all of it |
+``division`` says which record belongs to which set; here the files are opened and checked, and the
+images decoded.
 """
 
 from __future__ import annotations
@@ -19,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from realmix_tf.data.division import Files, divide, training_labels
 from realmix_tf.data.manifest import Manifest
-from realmix_tf.data.names import DatasetName, read_map
+from realmix_tf.data.names import DatasetName
 from realmix_tf.data.records import RecordReader
 from realmix_tf.data.stores import ImageStore
 from realmix_tf.errors import DataError, UsageError
@@ -43,6 +40,9 @@ class DataSettings:
       in_memory: hold decoded images in memory where they fit.
       need_unlabeled: the method reads unlabelled images.
       train_record, test_record: file names that override the dataset's; may be empty.
+      allow_overlap: labelled images that are in the test set too are a note instead of an error.
+      use_pseudo_labels: images with a pseudo label are trained on as labelled ones; only for a
+        whole dataset, never for validation.
     """
 
     name: DatasetName
@@ -54,6 +54,8 @@ class DataSettings:
     need_unlabeled: bool = True
     train_record: str = ""
     test_record: str = ""
+    allow_overlap: bool = False
+    use_pseudo_labels: bool = False
 
 
 @dataclass
@@ -83,109 +85,47 @@ class TrainingData:
 
 
 def load_training_data(settings: DataSettings) -> TrainingData:
-    """Opens, checks and divides the files of a dataset.
+    """Opens, checks and divides the files of a dataset (see ``divide``).
 
     Raises:
-      DataError: a file is missing or damaged, its manifest disagrees, or sets do not fit together.
+      DataError: a file is missing or damaged, its manifest disagrees, sets do not fit together,
+        or labelled images are in the test set.
       UsageError: the name, --nclass, --img_size or the validation size does not fit the data.
     """
     opened = _Opened(settings)
-    name = settings.name
-    if name.is_split:
-        labeled = opened.open("labeled", name.label_file(settings.data_dir))
-        original = name.without_copies().unlabel_file(settings.data_dir)
-        unused = not name.valid and (bool(name.copies) or not settings.need_unlabeled)
-        pool = opened.open("pool", original, optional=unused)
-    else:
-        labeled = opened.open("labeled", opened.train_path())
-        pool = labeled
-    test = opened.open("test", opened.test_path(), optional=True)
-    if labeled is None:
-        raise DataError("there is no labelled set", settings.data_dir)
-
-    valid_ids = _first_labeled(pool, name.valid)
-    labeled_ids = np.flatnonzero(labeled.labeled)
-    if not name.is_split:
-        labeled_ids = labeled_ids[name.valid :]
-    unlabeled, unlabeled_ids = None, np.zeros(0, np.int64)
-    if settings.need_unlabeled:
-        unlabeled, unlabeled_ids = _unlabeled(settings, opened, pool, valid_ids)
-
-    shape, classes = opened.shape_and_classes(labeled)
+    files = opened.files()
+    shape, classes = opened.shape_and_classes(files.labeled)
+    division = divide(
+        files,
+        need_unlabeled=settings.need_unlabeled,
+        pseudo_labels=settings.use_pseudo_labels,
+        allow_overlap=settings.allow_overlap,
+    )
+    opened.notes += division.notes
+    if not len(division.labeled):
+        raise DataError("there is no labelled image left to train on", files.labeled.path)
     in_memory = settings.in_memory
-    images = len(labeled_ids) + len(unlabeled_ids) + len(valid_ids)
-    needed = int(np.prod(shape)) * (images + (0 if test is None else len(test)))
+    sets = (division.labeled, division.valid, division.test)
+    needed = int(np.prod(shape)) * sum(map(len, (*sets, division.unlabeled)))
     if in_memory and needed > _MEMORY_SHARE * _free_memory():
         in_memory = False
         opened.notes.append("the images do not fit the free memory and are read from their files")
 
-    def store(reader: RecordReader | None, ids: np.ndarray, memory: bool) -> ImageStore | None:
-        return None if reader is None or not len(ids) else ImageStore(reader, ids, shape, memory)
+    def store(reader: RecordReader | None, ids: np.ndarray) -> ImageStore | None:
+        return None if reader is None or not len(ids) else ImageStore(reader, ids, shape, in_memory)
 
-    labeled_store = store(labeled, labeled_ids, in_memory)
-    if labeled_store is None:
-        raise DataError("there is no labelled image left to train on", labeled.path)
-    test_ids = np.zeros(0, np.int64) if test is None else np.flatnonzero(test.labeled)
+    labeled = ImageStore(files.labeled, division.labeled, shape, in_memory)
+    labeled.labels = training_labels(files.labeled, settings.use_pseudo_labels)[division.labeled]
     return TrainingData(
         classes,
         shape,
-        labeled_store,
-        store(unlabeled, unlabeled_ids, in_memory),
-        store(pool, valid_ids, in_memory),
-        store(test, test_ids, in_memory),
+        labeled,
+        store(files.pool if files.copies is None else files.copies, division.unlabeled),
+        store(files.pool, division.valid),
+        store(files.test, division.test),
         opened.sources,
         opened.notes,
     )
-
-
-def _first_labeled(pool: RecordReader | None, count: int) -> np.ndarray:
-    """The first ``count`` truly labelled records of the pool, in its order."""
-    if not count:
-        return np.zeros(0, np.int64)
-    if pool is None:
-        raise DataError("validation images come from the unlabelled file, which is missing")
-    ids = np.flatnonzero(pool.labeled)[:count]
-    if len(ids) < count:
-        raise UsageError(
-            f"{count} validation images were asked for but only {len(ids)} have a true label",
-            pool.path,
-            f"a name that ends in -{len(ids)} or less",
-        )
-    return ids
-
-
-def _unlabeled(
-    settings: DataSettings, opened: _Opened, pool: RecordReader | None, valid_ids: np.ndarray
-) -> tuple[RecordReader, np.ndarray]:
-    name = settings.name
-    if not name.is_split:
-        raise UsageError(
-            f"the method reads unlabelled images, which {str(name)!r} does not name",
-            "--dataset",
-            "a split such as cifar10.1@250-5000, made by scripts/create_split.py",
-        )
-    if not name.copies:
-        if pool is None:
-            raise DataError("there is no unlabelled set", name.unlabel_file(settings.data_dir))
-        return pool, np.setdiff1d(np.arange(len(pool)), valid_ids)
-    copies = opened.open("unlabeled", name.unlabel_file(settings.data_dir))
-    if copies is None:
-        raise DataError("there are no augmented copies", name.unlabel_file(settings.data_dir))
-    if not len(valid_ids):
-        return copies, np.arange(len(copies))
-    if (copies.sources < 0).any():
-        raise DataError(
-            "these copies do not say which image they were made from, so copies of validation "
-            "images cannot be kept out of training",
-            copies.path,
-            "scripts/make_aug_copy.py again, or a name that ends in -0",
-        )
-    # A copy's source is the id its image has in the split's map, else its place in the file.
-    map_file = name.without_copies().map_file(settings.data_dir)
-    held_out = valid_ids
-    if os.path.exists(map_file):
-        held_out = read_map(map_file, len(pool or ()))[valid_ids]
-    return copies, np.flatnonzero(~np.isin(copies.sources, held_out))
 
 
 class _Opened:
@@ -197,6 +137,30 @@ class _Opened:
         self.notes: list[str] = []
         self._readers: dict[str, RecordReader] = {}
 
+    def files(self) -> Files:
+        """Opens the files that this run needs."""
+        name, data_dir = self.settings.name, self.settings.data_dir
+        needed = self.settings.need_unlabeled
+        if needed and not name.is_split:
+            raise UsageError(
+                f"the method reads unlabelled images, which {str(name)!r} does not name",
+                "--dataset",
+                "a split such as cifar10.1@250-5000, made by scripts/create_split.py",
+            )
+        if not name.is_split:
+            labeled = self.open("labeled", self.train_path())
+            test = self.open_if_there("test", self.test_path())
+            return Files(name, labeled, labeled, test=test)
+        labeled = self.open("labeled", name.label_file(data_dir))
+        original = name.without_copies().unlabel_file(data_dir)
+        unused = not name.valid and (bool(name.copies) or not needed)
+        pool = (self.open_if_there if unused else self.open)("pool", original)
+        copies = None
+        if needed and name.copies:
+            copies = self.open("unlabeled", name.unlabel_file(data_dir))
+        test = self.open_if_there("test", self.test_path())
+        return Files(name, labeled, pool, copies, test, name.map_file(data_dir))
+
     def train_path(self) -> Path:
         override = self.settings.train_record
         data_dir = self.settings.data_dir
@@ -207,11 +171,14 @@ class _Opened:
         data_dir = self.settings.data_dir
         return data_dir / override if override else self.settings.name.test_file(data_dir)
 
-    def open(self, role: str, path: Path, optional: bool = False) -> RecordReader | None:
+    def open_if_there(self, role: str, path: Path) -> RecordReader | None:
+        if path.exists():
+            return self.open(role, path)
+        self.notes.append(f"there is no {path.name}: nothing is reported on that set")
+        return None
+
+    def open(self, role: str, path: Path) -> RecordReader:
         if not path.exists():
-            if optional:
-                self.notes.append(f"there is no {path.name}: nothing is reported on that set")
-                return None
             raise DataError(
                 "a file of this dataset is missing",
                 path,

@@ -134,6 +134,8 @@ def load_run(folder: str | Path) -> Run:
         raise DataError("there is no such run folder", run.folder, "a folder under experiments/")
     run.args = _mapping(run, "args/args.json", "the settings")
     run.env = _mapping(run, "env.json", "versions, device and command")
+    said = run.args.get("notes")
+    run.notes += [str(note) for note in said] if isinstance(said, list) else []
     run.points = _lines(run, "metrics.jsonl", "the course of the training")
     run.timing = _lines(run, "timing.jsonl", "the speed of the training")
     run.evaluation = _mapping(run, "stats/evaluation.json", "the final evaluation")

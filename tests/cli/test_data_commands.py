@@ -107,9 +107,9 @@ def test_the_environment_variable_is_a_fallback(data, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("command", "words", "code", "message"),
     [
-        ("create_datasets", [], 2, "create_datasets digits"),
+        ("create_datasets", [], 2, "--data_dir"),
         ("create_datasets", ["digits"], 2, "--data_dir"),
-        ("create_datasets", ["cifar", "--data_dir=x"], 2, "digits or custom"),
+        ("create_datasets", ["cifar", "--data_dir=x"], 2, "cifar10"),
         ("create_datasets", ["custom", "--data_dir=x"], 2, "--name"),
         ("create_datasets", ["digits", "--data_dri=x"], 2, "--data_dir"),
         ("create_datasets", ["custom", "--data_dir=x", "--name=../a", "--traindir=t",

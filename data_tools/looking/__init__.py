@@ -1,0 +1,1 @@
+"""Looking at data without changing it: checks, overlaps, statistics, pictures of pictures."""
