@@ -328,8 +328,8 @@ if __name__ == "__main__":
 def photos(options: argparse.Namespace, folder: Path) -> list[Row]:
     """Large photographs to 96×96 records beside Pillow alone, a process a processor."""
     root = folder / "photos"
-    write_photos(root / "train" / "a", options.photos // 10)
-    repeat(root / "train" / "a", root / "train" / "b", 9)
+    write_photos(root / "train" / "a", options.photos // 20)
+    repeat(root / "train" / "a", root / "train" / "b", 19)
     (root / "test" / "a").mkdir(parents=True)
     (root / "test" / "b").mkdir(parents=True)
     for c in "ab":
@@ -500,7 +500,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas")
     parser.add_argument("--pictures", help="folder of small pictures (train/<class>, test/<class>)")
     parser.add_argument("--times", type=int, default=10, help="how often the large folder repeats")
-    parser.add_argument("--photos", type=int, default=200, help="photographs shrunk")
+    parser.add_argument("--photos", type=int, default=1000, help="photographs shrunk")
     parser.add_argument("--copied", type=int, default=50_000, help="images copied 50 times")
     parser.add_argument("--records", type=int, default=1_000_000, help="records split and filtered")
     parser.add_argument("--rounds", type=int, default=3, help="repetitions; medians are shown")

@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Any
 
+from realmix_tf.files import human_bytes
+
 REPORT_SECONDS = 30.0
 
 
@@ -58,9 +60,13 @@ class Progress:
         rate = self._done / max(elapsed, 1e-9)
         left = max(self._total - self._done, 0) / rate if rate else 0.0
         return (
-            f"{self._purpose}: {self._done} of {self._total} {self._unit}, "
-            f"{rate:.0f} a second, {duration(left)} left"
+            f"{self._purpose}: {self._counted(self._done)} of {self._counted(self._total)}"
+            f"{'' if self._unit == 'B' else ' ' + self._unit}, "
+            f"{self._counted(rate)} a second, {duration(left)} left"
         )
+
+    def _counted(self, count: float) -> str:
+        return human_bytes(count) if self._unit == "B" else f"{count:.0f}"
 
 
 def duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""The README's tour: its commands work as written, on tiny folders and with shortened trainings."""
+"""The tours of the documents: their commands work as written, on tiny folders."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ SHORT = (
 CONSOLE = re.compile(r"^(realmix[a-z-]*) ")
 
 
-def commands() -> list[str]:
-    return [line for block in BLOCK.findall(README) for line in block.splitlines() if line]
+def commands(text: str) -> list[str]:
+    return [line for block in BLOCK.findall(text) for line in block.splitlines() if line]
 
 
 def write_pictures(folder: Path, count: int, shade: int, seed: int) -> None:
@@ -35,23 +35,22 @@ def write_pictures(folder: Path, count: int, shade: int, seed: int) -> None:
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
 
 
-@pytest.mark.process
-def test_the_tour_works_as_written(tmp_path):
+def run_all(lines: list[str], folder: Path) -> list[str]:
+    """Runs a tour in a folder with pictures; returns what each command printed."""
     for part, count in (("train", 25), ("test", 4)):
-        write_pictures(tmp_path / "pets" / part / "cat", count, 0, 1)
-        write_pictures(tmp_path / "pets" / part / "dog", count, 150, 2)
-    write_pictures(tmp_path / "pets" / "unlabeled", 12, 75, 3)
-    write_pictures(tmp_path / "holiday", 3, 0, 4)
+        write_pictures(folder / "pets" / part / "cat", count, 0, ("train", "test").index(part))
+        write_pictures(folder / "pets" / part / "dog", count, 150, 2 + count)
+    write_pictures(folder / "pets" / "unlabeled", 12, 75, 3)
+    write_pictures(folder / "holiday", 3, 0, 4)
     for name in ("scripts", "realmix.py"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    programs = tmp_path / "bin"
+        (folder / name).symlink_to(ROOT / name)
+    programs = folder / "bin"
     programs.mkdir()
     (programs / "python").symlink_to(sys.executable)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    ran = commands()
-    assert len(ran) == 7
-    for command in ran:
+    printed = []
+    for command in lines:
         line = f"{command} {SHORT}" if " realmix.py --method" in command else command
         installed = CONSOLE.match(line)
         if installed and not (Path(sys.executable).parent / installed[1]).exists():
@@ -59,13 +58,31 @@ def test_the_tour_works_as_written(tmp_path):
             code = f"import sys; from realmix_tf.cli.{module} import main; sys.exit(main())"
             line = f"python -c {shlex.quote(code)} {line.removeprefix(installed[0])}"
         done = subprocess.run(
-            ["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True
+            ["bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        if command.startswith("realmix-predict"):
-            assert "classified 3 of 3 pictures" in done.stdout
+        printed.append(done.stdout)
+    return printed
+
+
+@pytest.mark.process
+def test_the_tour_works_as_written(tmp_path):
+    lines = commands(README)
+    assert len(lines) == 7
+    printed = run_all(lines, tmp_path)
+    assert "classified 3 of 3 pictures" in printed[4]
     reports = list(tmp_path.glob("experiments/*/*/report.html"))
     assert len(reports) == 3
+
+
+@pytest.mark.process
+def test_the_data_workshop_works_as_written(tmp_path):
+    lines = commands((ROOT / "docs" / "data_workshop.md").read_text("utf-8"))
+    assert len(lines) == 18
+    printed = run_all(lines, tmp_path)
+    assert "dry run: nothing was written" in printed[0]
+    for name in ("pets.png", "pets_again", "pets/small", "data/more-train.tfrecord"):
+        assert (tmp_path / name).exists(), name
 
 
 def test_every_file_the_readme_names_exists():
