@@ -35,9 +35,10 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from realmix_tf.data.examples import encode_example  # noqa: E402
 from realmix_tf.data.images import decode_pngs, encode_pngs  # noqa: E402
 from realmix_tf.data.manifest import provenance  # noqa: E402
-from realmix_tf.data.records import RecordWriter, encode_example  # noqa: E402
+from realmix_tf.data.record_writer import RecordWriter  # noqa: E402
 
 COMMANDS = (
     "create_datasets", "create_split", "make_aug_copy", "filter_dataset", "merge", "sample",

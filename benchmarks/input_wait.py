@@ -39,8 +39,10 @@ def main() -> int:
     import tensorflow as tf
 
     from realmix_tf.augment.policies import get_policy
+    from realmix_tf.data.examples import encode_example
     from realmix_tf.data.images import encode_png
-    from realmix_tf.data.records import RecordReader, RecordWriter, encode_example
+    from realmix_tf.data.record_writer import RecordWriter
+    from realmix_tf.data.records import RecordReader
     from realmix_tf.data.stores import ImageStore
     from realmix_tf.data.training_data import TrainingData
     from realmix_tf.methods.registry import get_method

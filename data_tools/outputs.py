@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from realmix_tf.data import manifest as manifests
-from realmix_tf.data.records import refuse_existing
+from realmix_tf.data.record_writer import refuse_existing
 from realmix_tf.errors import DataError, UsageError
 from realmix_tf.files import remove, require_writable
 

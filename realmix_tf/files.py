@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import math
@@ -80,6 +81,41 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def open_exclusively(
+    path: str | os.PathLike[str], target: object, doing: str = "writing this file"
+) -> int:
+    """Opens, or makes, a file that only one process has at a time; the kernel's lock decides.
+
+    Args:
+      path: usually a temporary name, which its holder may rename.
+      target: the file it will become, for the message.
+      doing: what the other process does.
+
+    Returns:
+      The file descriptor, for reading and writing; the content is left as it is.
+
+    Raises:
+      ResourceError: another process has it.
+      OSError: it cannot be opened.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    while True:
+        descriptor = os.open(path, flags, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The file may have been renamed between opening and locking it.
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor
+        except FileNotFoundError:
+            pass
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise ResourceError(
+                f"another process is {doing}", target, "wait for it to end"
+            ) from error
+        os.close(descriptor)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -205,8 +241,6 @@ class FolderLock:
         self._file: IO[str] | None = None
 
     def __enter__(self) -> FolderLock:
-        import fcntl
-
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             file = open(self._path, "a+", encoding="utf-8")

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from realmix_tf.data.records import RecordWriter, encode_example
+from realmix_tf.data.examples import encode_example
+from realmix_tf.data.record_writer import RecordWriter
 
 CLASSES = ("red", "green", "blue")
 SIZE = 8

@@ -32,8 +32,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from realmix_tf.data.examples import encode_example
 from realmix_tf.data.images import UInt8Array, decode_image, encode_pngs
-from realmix_tf.data.records import encode_example, frame_of
+from realmix_tf.data.records import frame_of
 from realmix_tf.errors import DataError, ResourceError
 
 # What happens to a decoded and resized image (uint8 [height, width, channels]) before it is

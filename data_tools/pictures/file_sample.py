@@ -11,7 +11,7 @@ from data_tools.pictures.decoding import Decoder, Item
 from data_tools.pictures.work import Work
 from realmix_tf.errors import printable
 
-_FILES = 200
+_FILES = 64
 _MOST_DECODED = 4096
 _SECONDS = 0.25
 
@@ -36,9 +36,11 @@ class FileSample:
         self._good = self._bytes = self._tried = self._bad = 0
         self._first_bad = ""
         # Starting the processes and filling them takes longer than a few files; what is timed
-        # later comes after that, and takes a moment.
-        self._count, elapsed = 4, 0.0
-        while elapsed < _SECONDS and self._count < _MOST_DECODED:
+        # later comes after that, and takes a moment. All of the sample is tried once.
+        self._count, elapsed = 16, 0.0
+        while self._tried < len(self._items) or (
+            elapsed < _SECONDS and self._count < _MOST_DECODED
+        ):
             self._count *= 4
             begin = time.monotonic()
             self.run()

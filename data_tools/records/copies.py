@@ -18,17 +18,12 @@ from data_tools.plan import FileUse, Plan, estimate_seconds, files, resident_byt
 from data_tools.progress import Progress
 from data_tools.records.ordering import KeyedPermutation
 from realmix_tf.augment.names import POLICY_NAMES
+from realmix_tf.data.examples import encode_rest, encode_with
 from realmix_tf.data.images import decode_pngs, encode_pngs
 from realmix_tf.data.manifest import provenance
 from realmix_tf.data.names import DatasetName, read_map
-from realmix_tf.data.records import (
-    RecordReader,
-    RecordWriter,
-    encode_rest,
-    encode_with,
-    frame_of,
-    refuse_existing,
-)
+from realmix_tf.data.record_writer import RecordWriter, refuse_existing
+from realmix_tf.data.records import RecordReader, frame_of
 from realmix_tf.errors import DataError, UsageError
 from realmix_tf.files import require_space
 

@@ -21,8 +21,9 @@ from data_tools.records.transfer import (
     memory_now,
     role_of,
 )
+from realmix_tf.data.examples import Tagging
 from realmix_tf.data.manifest import provenance
-from realmix_tf.data.records import RecordWriter, Tagging
+from realmix_tf.data.record_writer import RecordWriter
 from realmix_tf.errors import DataError, UsageError
 from realmix_tf.files import require_space
 

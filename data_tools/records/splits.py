@@ -36,7 +36,7 @@ from data_tools.records.transfer import (
 )
 from realmix_tf.data.manifest import provenance
 from realmix_tf.data.names import DatasetName, check_dataset
-from realmix_tf.data.records import RecordWriter
+from realmix_tf.data.record_writer import RecordWriter
 from realmix_tf.errors import DataError, UsageError
 from realmix_tf.files import atomic_write, require_space
 

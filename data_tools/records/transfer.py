@@ -17,16 +17,12 @@ from numpy.typing import NDArray
 
 from data_tools.plan import estimate_seconds
 from data_tools.progress import Progress
+from realmix_tf.data.examples import Tagging
 from realmix_tf.data.manifest import ROLES
 from realmix_tf.data.names import check_dataset
 from realmix_tf.data.pixels import RecordHashes
-from realmix_tf.data.records import (
-    RecordReader,
-    RecordWriter,
-    Tagging,
-    apart,
-    refuse_existing,
-)
+from realmix_tf.data.record_writer import RecordWriter, refuse_existing
+from realmix_tf.data.records import RecordReader, apart
 from realmix_tf.errors import DataError, ResourceError, UsageError
 
 Int64Array = NDArray[np.int64]

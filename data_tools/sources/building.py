@@ -30,9 +30,11 @@ from data_tools.sources.download import (
     require_at_hand,
 )
 from realmix_tf.data import manifest as manifests
+from realmix_tf.data.examples import encode_rest, encode_with
 from realmix_tf.data.images import encode_pngs, png_bytes_estimate
 from realmix_tf.data.names import check_dataset
-from realmix_tf.data.records import RecordWriter, encode_rest, encode_with, frame_of
+from realmix_tf.data.record_writer import RecordWriter
+from realmix_tf.data.records import frame_of
 from realmix_tf.errors import DataError, printable
 from realmix_tf.files import atomic_write, read_json, require_space, sha256_file, write_json
 

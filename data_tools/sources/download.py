@@ -8,7 +8,6 @@ interrupted one keeps, and continues there.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import http.client
 import io
 import os
@@ -32,6 +31,7 @@ from realmix_tf.errors import DataError, ResourceError, UsageError
 from realmix_tf.files import (
     TEMPORARY_PREFIX,
     human_bytes,
+    open_exclusively,
     require_space,
     resource_error,
     sha256_file,
@@ -322,7 +322,7 @@ def _open_partial(target: Path) -> Iterator[io.FileIO]:
     temporary = _partial(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        file = _locked(temporary, target)
+        file = io.FileIO(open_exclusively(temporary, target, "downloading this archive"), "r+")
     except OSError as error:
         raise resource_error(error, target) from error
     try:
@@ -333,25 +333,6 @@ def _open_partial(target: Path) -> Iterator[io.FileIO]:
                 temporary.unlink()
                 temporary.parent.rmdir()  # if nothing else is there
         file.close()
-
-
-def _locked(temporary: Path, target: Path) -> io.FileIO:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    while True:
-        descriptor = os.open(temporary, flags, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The file may have got its final name between opening and locking it.
-            if os.path.samestat(os.fstat(descriptor), os.stat(temporary)):
-                return io.FileIO(descriptor, "r+")
-        except FileNotFoundError:
-            pass
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise ResourceError(
-                "another process is downloading this archive", target, "wait for it to end"
-            ) from error
-        os.close(descriptor)
 
 
 class _Download:

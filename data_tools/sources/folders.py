@@ -37,7 +37,7 @@ from data_tools.sources import COMMAND, SourceResult
 from realmix_tf.data.images import MAX_PIXELS, ImageEntry, png_bytes_estimate, walk_images
 from realmix_tf.data.manifest import provenance
 from realmix_tf.data.names import check_dataset
-from realmix_tf.data.records import RecordWriter
+from realmix_tf.data.record_writer import RecordWriter
 from realmix_tf.errors import DataError, ResourceError, UsageError, printable
 from realmix_tf.files import require_space, write_json
 

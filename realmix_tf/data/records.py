@@ -1,16 +1,7 @@
-"""The record format: TFRecord files of ``tf.train.Example``, read and written without TensorFlow.
+"""Record files: TFRecord files of examples, read without TensorFlow.
 
 A file is a row of frames: length (uint64), masked CRC-32C of the length, payload, masked CRC-32C
-of the payload, all little-endian. A payload is a ``tf.train.Example`` with ``image`` (PNG bytes)
-and ``label`` (int64), and where needed
-
-- ``labeled``: 0 = there is no true label, ``label`` is −1; 2 = ``label`` is a pseudo label, which a
-  model gave, not a true one. Readers count both as unlabelled: ``labels`` is −1, ``labeled`` false
-  and a manifest's ``per_class`` leaves them out; the pseudo label is in ``pseudo_labels`` alone.
-- ``source``: the image a copy was made from. In a dataset's own files (train, test, extra,
-  unlabeled) it is the position of the original in the same file; in the files of a split (label,
-  unlabel, and copies made of them) it is an id of the split's map.
-- ``name``: relative file name.
+of the payload, all little-endian. ``examples`` says what a payload is.
 
 What is read is checked: lengths and their checksums when a file is opened, a record's checksum
 whenever it is read or copied, labels and counts against the manifest when they are first asked for.
@@ -22,29 +13,41 @@ as its manifest says, yet another one, is therefore found by these two.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import mmap
 import os
 import struct
-import sys
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
 from realmix_tf.data import manifest as manifests
+from realmix_tf.data.examples import (
+    BoolArray,
+    Index,
+    Int64Array,
+    Record,
+    Tagging,
+    Tags,
+    changed_rest,
+    decode_example,
+    image_head,
+    label_entries,
+    parsed_with_tags,
+    payload_head,
+    scan,
+    scan_usual,
+    windows,
+    with_tags,
+)
 from realmix_tf.data.manifest import Manifest
-from realmix_tf.errors import DataError, ResourceError, UsageError
-from realmix_tf.files import TEMPORARY_PREFIX, resource_error, sync_directory
+from realmix_tf.errors import DataError
+from realmix_tf.files import resource_error
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 FRAME_OVERHEAD = 16
@@ -56,62 +59,10 @@ _SCAN_CHUNK = 1 << 15  # records indexed at once: small enough for the temporari
 _SCAN_BYTES = 32 << 20  # and bytes, so that memory does not depend on the size of the images
 _KEPT_PAGES = 64 << 20  # bytes of the file that stay mapped into memory
 _REGION_BITS = 21  # what the kernel maps at most when one byte is read: 2 MiB
-_BLOCK_BYTES = 1 << 20  # copied at once: it stays in the processor's cache
-_BLOCKS_WAITING = 8  # blocks between reading them and having them hashed and written
-_SYNC_BYTES = 256 << 20  # written between flushes, so that little is left to wait for at the end
-_SWITCH_SECONDS = 5e-4
-_PSEUDO = 2  # the value of ``labeled`` for a label that a model gave
+BLOCK_BYTES = 1 << 20  # copied at once: it stays in the processor's cache
 _REBUILD = "build this file again, or fetch it again"
 _WRONG_CHECKSUM = "the checksum is wrong, the record is damaged"
 _CRC_MASK = 0xA282EAD8
-_INT_FEATURES = ("label", "labeled", "source")
-
-Int64Array = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
-
-
-class Record(NamedTuple):
-    """One decoded record.
-
-    ``label`` is −1 where there is no true label; ``pseudo`` is the label a model gave it then.
-    """
-
-    image: bytes
-    label: int
-    labeled: bool
-    source: int | None
-    name: str | None
-    pseudo: int | None = None
-
-
-class Index(NamedTuple):
-    """What is known of every record without decoding its image (arrays of length N)."""
-
-    labels: Int64Array
-    labeled: BoolArray
-    sources: Int64Array
-    image_starts: Int64Array
-    image_ends: Int64Array
-    pseudo: Int64Array
-
-
-class Tags(NamedTuple):
-    """What a record says besides its image and name; −1 where there is nothing.
-
-    A record with a ``label`` has no ``pseudo`` label.
-    """
-
-    label: int = -1
-    pseudo: int = -1
-    source: int = -1
-
-
-class Tagging(NamedTuple):
-    """The tags of several records (see ``Tags``), int64 arrays [n]."""
-
-    labels: Int64Array
-    pseudo: Int64Array
-    sources: Int64Array
 
 
 def masked_crc(data: bytes) -> int:
@@ -138,158 +89,6 @@ def _frame_head(length: int) -> bytes:
     """What stands before a payload of ``length`` bytes."""
     packed = struct.pack("<Q", length)
     return packed + _WORD.pack(masked_crc(packed))
-
-
-def encode_example(
-    image: bytes,
-    label: int,
-    *,
-    labeled: bool = True,
-    source: int | None = None,
-    name: str | None = None,
-    pseudo: int | None = None,
-) -> bytes:
-    """A serialised ``tf.train.Example``.
-
-    Args:
-      image: PNG bytes.
-      label: class id, −1 when there is none.
-      labeled: whether ``label`` is a true label; stored only when it is not.
-      source: id of the image this is a copy of.
-      name: relative file name; undecodable bytes as surrogate escapes.
-      pseudo: the label a model gave an image without a true label; it is stored in place of
-        ``label``, and marked.
-
-    Raises:
-      ValueError: both a true and a pseudo label.
-    """
-    rest = encode_rest(label, labeled=labeled, source=source, name=name, pseudo=pseudo)
-    return encode_with(image, rest)
-
-
-def encode_rest(
-    label: int,
-    *,
-    labeled: bool = True,
-    source: int | None = None,
-    name: str | None = None,
-    pseudo: int | None = None,
-) -> bytes:
-    """All features of an example but the image, for ``encode_with`` (see ``encode_example``)."""
-    parts = [_label_entries(label, labeled, -1 if pseudo is None else pseudo)]
-    if name is not None:
-        raw = name.encode("utf-8", "surrogateescape")
-        parts.append(_entry(b"name", b"\x0a" + _sized(b"\x0a" + _sized(raw))))
-    if source is not None:
-        parts.append(_source_entry(source))
-    return b"".join(parts)
-
-
-@lru_cache(1 << 12)
-def _label_entries(label: int, labeled: bool, pseudo: int) -> bytes:
-    if pseudo >= 0:
-        if labeled and label >= 0:
-            raise ValueError("a record has a true label or a pseudo label, not both")
-        return _entry(b"label", _int_feature(pseudo)) + _entry(b"labeled", _int_feature(_PSEUDO))
-    flag = b"" if labeled else _entry(b"labeled", _int_feature(0))
-    return _entry(b"label", _int_feature(label)) + flag
-
-
-def _source_entry(source: int) -> bytes:
-    return _entry(b"source", _int_feature(source)) if source >= 0 else b""
-
-
-def encode_with(image: bytes, rest: bytes) -> bytes:
-    """A serialised example of PNG bytes and what ``encode_rest`` made of the other features."""
-    head = _image_head(len(image))
-    return b"".join((_example_head(len(head) + len(image) + len(rest)), head, image, rest))
-
-
-@lru_cache(1 << 14)
-def _image_head(length: int) -> bytes:
-    """What stands before an image of ``length`` bytes within its entry of the features."""
-    values = b"\x0a" + _varint(length)
-    feature = b"\x0a" + _varint(len(values) + length) + values
-    pair = b"\x0a" + _sized(b"image") + b"\x12" + _varint(len(feature) + length) + feature
-    return b"\x0a" + _varint(len(pair) + length) + pair
-
-
-@lru_cache(1 << 14)
-def _example_head(length: int) -> bytes:
-    """What stands before ``length`` bytes of features."""
-    return b"\x0a" + _varint(length)
-
-
-def _with_tags(payload: bytes, image_end: int, rest: bytes) -> bytes:
-    """A serialised example whose features behind the image are others."""
-    head = len(_payload_head(len(payload)))
-    return b"".join((_example_head(image_end - head + len(rest)), payload[head:image_end], rest))
-
-
-def _parsed_with_tags(payload: bytes, new: Tags) -> bytes:
-    """The same for examples of any layout; features that are none of ours are lost."""
-    record = decode_example(payload)
-    return encode_example(
-        record.image,
-        new.label,
-        labeled=new.label >= 0,
-        source=new.source if new.source >= 0 else None,
-        name=record.name,
-        pseudo=new.pseudo,
-    )
-
-
-@lru_cache(1 << 12)
-def _changed_rest(rest: bytes, old: Tags, new: Tags) -> bytes | None:
-    """The features behind the image with other tags; None where they are laid out otherwise."""
-    labels = _label_entries(old.label, old.label >= 0, old.pseudo)
-    source = _source_entry(old.source)
-    if not (rest.startswith(labels) and rest.endswith(source)):
-        return None
-    between = rest[len(labels) : len(rest) - len(source)]
-    # A second feature of the same name would take precedence, so it must not stay behind.
-    if b"label" in between or b"source" in between or b"image" in between:
-        return None
-    return b"".join(
-        (_label_entries(new.label, new.label >= 0, new.pseudo), between, _source_entry(new.source))
-    )
-
-
-@lru_cache(1 << 14)
-def _payload_head(length: int) -> bytes:
-    """What stands before the features in an example of ``length`` bytes in all."""
-    features = length - 2
-    while len(_example_head(features)) + features > length:
-        features -= 1
-    return _example_head(features)
-
-
-def decode_example(payload: bytes | memoryview) -> Record:
-    """Parses a serialised ``tf.train.Example``; other features than ours are passed over.
-
-    Raises:
-      DataError: this is no such message, ``image`` or ``label`` is missing, or a feature has
-        the wrong type or more than one value.
-    """
-    features = _features(bytes(payload))
-    image = features.get("image")
-    if not isinstance(image, bytes):
-        raise DataError("the record has no image")
-    if "label" not in features:
-        raise DataError("the record has no label")
-    label, flag, source = (features.get(key) for key in _INT_FEATURES)
-    if label is None:
-        label = -1
-    name = features.get("name")
-    labeled = label >= 0 and flag not in (0, _PSEUDO)
-    return Record(
-        image=image,
-        label=label if labeled else -1,
-        labeled=labeled,
-        source=None if source is None or source < 0 else source,
-        name=None if name is None else name.decode("utf-8", "surrogateescape"),
-        pseudo=label if label >= 0 and flag == _PSEUDO else None,
-    )
 
 
 class RecordReader:
@@ -437,13 +236,13 @@ class RecordReader:
                 continue
             # Cut and joined where it is laid out as ``encode_example`` does, else parsed.
             payload = joined[begin:end]
-            head, image_head = _payload_head(end - begin), _image_head(image_end - image_begin)
-            rest = _changed_rest(joined[image_end:end], before, after)
-            usual = image_begin - begin == len(head) + len(image_head) and payload.startswith(head)
+            head, inner = payload_head(end - begin), image_head(image_end - image_begin)
+            rest = changed_rest(joined[image_end:end], before, after)
+            usual = image_begin - begin == len(head) + len(inner) and payload.startswith(head)
             if usual and rest is not None:
-                result.append(frame_of(_with_tags(payload, image_end - begin, rest)))
+                result.append(frame_of(with_tags(payload, image_end - begin, rest)))
             else:
-                result.append(frame_of(_parsed_with_tags(payload, after)))
+                result.append(frame_of(parsed_with_tags(payload, after)))
         return result
 
     def _relabeled(self, ids: Int64Array, old: Int64Array, new: Int64Array) -> bytes | None:
@@ -451,7 +250,7 @@ class RecordReader:
         # Labels below 128 take one byte, behind the image in what ``encode_example`` makes.
         if min(old.min(), new.min()) < 0 or max(old.max(), new.max()) > 127:
             return None
-        head = np.frombuffer(_label_entries(0, True, -1)[:-1], np.uint8)
+        head = np.frombuffer(label_entries(0, True, -1)[:-1], np.uint8)
         joined = self.frames(ids)
         sizes = self.sizes(ids)
         ends = np.cumsum(sizes) - 4
@@ -663,8 +462,8 @@ class RecordReader:
         try:
             for rows in _stretches(self.sizes(), _SCAN_BYTES, _SCAN_CHUNK):
                 starts, ends = self._starts[rows], self._ends[rows]
-                if not _scan_usual(data, starts, ends, index, rows):
-                    good = _scan(data, starts, ends, index, rows)
+                if not scan_usual(data, starts, ends, index, rows):
+                    good = scan(data, starts, ends, index, rows)
                     for i in np.flatnonzero(~good) + rows.start:
                         self._index_one(int(i), index)
                 self._check_images(data, index, rows)
@@ -696,7 +495,7 @@ class RecordReader:
             kind = 0 if channels == 1 else 2
             expected += struct.pack(">II", width, height) + bytes((8, kind))
             compared += [*range(16, 26)]
-        heads = _windows(data, np.where(small, 0, starts), min(_PNG_HEAD, len(data)))
+        heads = windows(data, np.where(small, 0, starts), min(_PNG_HEAD, len(data)))
         bad = small
         if not small.all():
             wrong = heads[:, compared] != np.frombuffer(expected, np.uint8)
@@ -734,322 +533,14 @@ class RecordReader:
         return DataError(what, f"{self.path}, record {i}", _REBUILD)
 
 
-class RecordWriter:
-    """Writes a record file and its manifest; both appear only when the block ends well.
-
-    The records go to a hidden file in the same folder, which is flushed and renamed; then the
-    manifest is written, the commit mark. A second process that writes the same file is refused;
-    what a killed one left is used up.
-
-    Args:
-      path: the file to write.
-      dataset: for the manifest, as are ``role``, ``classes`` (names; position = label), ``shape``
-        (height, width, channels) and ``provenance``.
-      overwrite: replace a file that exists.
-
-    Raises:
-      UsageError: the file exists and ``overwrite`` is false.
-      ResourceError: it cannot be written, or another process is writing it.
-    """
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        dataset: str,
-        role: str,
-        classes: Sequence[str],
-        shape: tuple[int, int, int],
-        provenance: Mapping[str, Any],
-        overwrite: bool = False,
-    ) -> None:
-        self.path = Path(path)
-        self.records = 0
-        self.labeled = 0
-        self.bytes = 0
-        self.provenance = dict(provenance)
-        self._dataset, self._role, self._classes = dataset, role, tuple(classes)
-        self._shape = shape
-        self._overwrite = overwrite
-        self._per_class = [0] * len(self._classes)
-        self._digest = hashlib.sha256()
-        self._temporary = self.path.with_name(f"{TEMPORARY_PREFIX}{self.path.name}.part")
-        self._made: list[Path] = []
-        self._file: int | None = None
-        self._unsynced = 0
-        self._gathered: list[bytes] = []
-        self._gathered_bytes = 0
-        self._lanes: list[_Lane] = []
-        self.manifest: Manifest | None = None
-
-    def __enter__(self) -> RecordWriter:
-        if not self._overwrite:
-            refuse_existing(self.path)
-        try:
-            self._made = [folder for folder in self.path.absolute().parents if not folder.exists()]
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = _open_exclusively(self._temporary, self.path)
-        except OSError as error:
-            self._remove_made()
-            raise resource_error(error, self.path) from error
-        return self
-
-    def __exit__(self, kind: object, *rest: object) -> None:
-        try:
-            if kind is None:
-                self._commit()
-        except OSError as error:
-            raise resource_error(error, self.path) from error
-        finally:
-            self._abandon()
-
-    def write(self, payload: bytes, label: int | None = None) -> None:
-        """Appends a serialised example.
-
-        Args:
-          payload: from ``encode_example``.
-          label: its true label, −1 for none, where the caller knows it; else it is parsed.
-        """
-        if label is None:
-            label = decode_example(payload).label
-        self._append(frame_of(payload), label)
-
-    def write_frame(self, frame: bytes | memoryview, label: int | None = None) -> None:
-        """Appends a record that is framed already, unchanged (see ``write``)."""
-        if label is None:
-            label = decode_example(bytes(frame)[12:-4]).label
-        self._append(bytes(frame), label)
-
-    def write_frames(self, frames: bytes | Sequence[bytes], labels: Int64Array) -> None:
-        """Appends records that are framed already, as ``RecordReader.frames`` gives them.
-
-        Args:
-          frames: about a MiB of them, joined or apart.
-          labels: int64 [n], the true label of each, −1 for none.
-        """
-        most = int(labels.max(initial=-1))
-        if most >= len(self._per_class):
-            place = self.records + int(np.argmax(labels >= len(self._per_class)))
-            raise self._outside(most, place)
-        self._flush()
-        self._put(frames if isinstance(frames, bytes) else b"".join(frames))
-        self.records += len(labels)
-        counts = np.bincount(labels[labels >= 0], minlength=len(self._per_class))
-        self.labeled += int(counts.sum())
-        for label in np.flatnonzero(counts).tolist():
-            self._per_class[label] += int(counts[label])
-
-    def _append(self, frame: bytes, label: int) -> None:
-        if self._file is None:
-            raise ValueError("the writer is not open")
-        if label >= len(self._per_class):
-            raise self._outside(label, self.records)
-        self._gathered.append(frame)
-        self._gathered_bytes += len(frame)
-        if self._gathered_bytes >= _BLOCK_BYTES:
-            self._flush()
-        self.records += 1
-        if label >= 0:
-            self.labeled += 1
-            self._per_class[label] += 1
-
-    def _outside(self, label: int, record: int) -> DataError:
-        return DataError(
-            f"label {label} is none of the {len(self._per_class)} classes",
-            f"{self.path}, record {record}",
-        )
-
-    def _flush(self) -> None:
-        """Passes on what was gathered record by record."""
-        if self._gathered:
-            block = b"".join(self._gathered)
-            self._gathered, self._gathered_bytes = [], 0
-            self._put(block)
-
-    def _put(self, block: bytes) -> None:
-        """Has a block hashed and written, both beside what the caller does meanwhile."""
-        if self._file is None:
-            raise ValueError("the writer is not open")
-        if not self._lanes:
-            _quick_switches.begin()
-            self._lanes = [_Lane(self._digest.update), _Lane(self._write_block)]
-        try:
-            for lane in self._lanes:
-                lane.put(block)
-        except OSError as error:
-            raise resource_error(error, self.path) from error
-        self.bytes += len(block)
-
-    def _write_block(self, block: bytes) -> None:
-        if self._file is None:
-            raise ValueError("the writer is not open")
-        rest = memoryview(block)
-        while rest:
-            rest = rest[os.write(self._file, rest) :]
-        self._unsynced += len(block)
-        if self._unsynced >= _SYNC_BYTES:
-            self._unsynced = 0
-            os.fsync(self._file)
-
-    def _commit(self) -> None:
-        if self._file is None:
-            raise ValueError("the writer is not open")
-        self._flush()
-        for lane in self._lanes:
-            lane.finish()
-        os.fsync(self._file)
-        height, width, channels = self._shape
-        manifest = Manifest(
-            schema=manifests.SCHEMA,
-            dataset=self._dataset,
-            role=self._role,
-            classes=self._classes,
-            height=height,
-            width=width,
-            channels=channels,
-            records=self.records,
-            labeled=self.labeled,
-            bytes=self.bytes,
-            sha256=self._digest.hexdigest(),
-            per_class=tuple(self._per_class),
-            provenance=self.provenance,
-        )
-        # From here until the manifest is written, no reader takes the file for a finished one,
-        # neither the old records nor the new.
-        manifests.mark_incomplete(self.path)
-        os.replace(self._temporary, self.path)
-        sync_directory(self.path.parent)
-        manifests.write_manifest(self.path, manifest)
-        self.manifest = manifest
-
-    def _abandon(self) -> None:
-        if self._file is None:
-            return
-        for lane in self._lanes:
-            lane.close()
-        if self._lanes:
-            self._lanes = []
-            _quick_switches.end()
-        # After a commit the temporary name is gone; whoever took it since keeps it.
-        if self.manifest is None:
-            with contextlib.suppress(OSError):
-                self._temporary.unlink()
-        with contextlib.suppress(OSError):
-            os.close(self._file)
-        self._file = None
-        if self.manifest is None:
-            self._remove_made()
-
-    def _remove_made(self) -> None:
-        """Removes the folders that were made for the file, as far as nothing else is in them."""
-        for folder in self._made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-
-
-class _Lane:
-    """One kind of work on blocks, done in their order by a thread of its own.
-
-    Hashing and writing release the interpreter's lock, so they run beside everything else.
-    """
-
-    def __init__(self, work: Callable[[bytes], object]) -> None:
-        self._work = work
-        self._pool = ThreadPoolExecutor(1)
-        self._waiting: deque[Future[object]] = deque()
-
-    def put(self, block: bytes) -> None:
-        """Hands over a block; waits while many are under way, and raises what went wrong."""
-        if len(self._waiting) >= _BLOCKS_WAITING:
-            self._waiting.popleft().result()
-        self._waiting.append(self._pool.submit(self._work, block))
-
-    def finish(self) -> None:
-        """Waits for everything handed over; raises what went wrong."""
-        while self._waiting:
-            self._waiting.popleft().result()
-
-    def close(self) -> None:
-        """Ends the thread without doing what still waits."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-class _QuickSwitches:
-    """Has Python's threads take turns every half millisecond while lanes are at work.
-
-    Between two blocks a lane needs the interpreter's lock for microseconds, for which it would
-    wait up to 5 ms each time; that halves the speed of a copy.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._users = 0
-        self._usual = 0.0
-
-    def begin(self) -> None:
-        """Lanes begin their work."""
-        with self._lock:
-            self._users += 1
-            if self._users == 1:
-                self._usual = sys.getswitchinterval()
-                sys.setswitchinterval(min(self._usual, _SWITCH_SECONDS))
-
-    def end(self) -> None:
-        """They ended; the last one's end restores the usual interval."""
-        with self._lock:
-            self._users -= 1
-            if not self._users:
-                sys.setswitchinterval(self._usual)
-
-
-_quick_switches = _QuickSwitches()
-
-
 def apart(joined: bytes, sizes: Int64Array) -> list[bytes]:
     """Cuts joined records of these ``sizes`` into single ones."""
     bounds = [0, *np.cumsum(sizes).tolist()]
     return [joined[a:b] for a, b in itertools.pairwise(bounds)]
 
 
-def refuse_existing(path: str | os.PathLike[str]) -> None:
-    """Checks that a record file may be written.
-
-    Raises:
-      UsageError: there is one already. One whose writing was interrupted does not count.
-    """
-    path = Path(path)
-    present = path.exists() or manifests.manifest_path(path).exists()
-    if present and not manifests.is_marked_incomplete(path):
-        raise UsageError("this file exists already", path, "--overwrite, or another name")
-
-
-def _open_exclusively(temporary: Path, target: Path) -> int:
-    """Opens the temporary file empty; the kernel's lock says whether someone else writes it.
-
-    Returns:
-      the file descriptor.
-    """
-    while True:
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The file may have been renamed between opening and locking it.
-            current = os.stat(temporary)
-            if os.path.samestat(os.fstat(descriptor), current):
-                os.ftruncate(descriptor, 0)
-                return descriptor
-        except FileNotFoundError:
-            pass
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise ResourceError(
-                "another process is writing this file", target, "wait for it to end"
-            ) from error
-        os.close(descriptor)
-
-
 def _stretches(
-    sizes: Int64Array, most_bytes: int = _BLOCK_BYTES, most: int = _SCAN_CHUNK
+    sizes: Int64Array, most_bytes: int = BLOCK_BYTES, most: int = _SCAN_CHUNK
 ) -> Iterator[slice]:
     """Cuts a row of records of these ``sizes`` into stretches of so many bytes and records."""
     behind = np.cumsum(sizes)
@@ -1059,280 +550,3 @@ def _stretches(
         last = min(max(last, first + 1), first + most)
         yield slice(first, last)
         first, before = last, int(behind[last - 1])
-
-
-def _varint(value: int) -> bytes:
-    value &= (1 << 64) - 1
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _sized(data: bytes) -> bytes:
-    return _varint(len(data)) + data
-
-
-def _int_feature(value: int) -> bytes:
-    return b"\x1a" + _sized(b"\x0a" + _sized(_varint(value)))
-
-
-def _entry(key: bytes, feature: bytes) -> bytes:
-    return b"\x0a" + _sized(b"\x0a" + _sized(key) + b"\x12" + _sized(feature))
-
-
-def _read_varint(data: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        if position >= len(data) or shift > 63:
-            raise DataError("the record is not a readable tf.train.Example")
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & (1 << 64) - 1, position
-        shift += 7
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Fields of a protocol buffer message: number, varint value, bytes value."""
-    position = 0
-    while position < len(data):
-        tag, position = _read_varint(data, position)
-        kind = tag & 7
-        if kind == 0:
-            value, position = _read_varint(data, position)
-            yield tag >> 3, value, b""
-            continue
-        if kind == 2:
-            length, position = _read_varint(data, position)
-        elif kind in (1, 5):
-            length = 8 if kind == 1 else 4
-        else:
-            raise DataError("the record is not a readable tf.train.Example")
-        if length > len(data) - position:
-            raise DataError("the record is not a readable tf.train.Example")
-        # Fixed-width fields are none of ours; a negative number tells them from bytes.
-        yield (tag >> 3) * (1 if kind == 2 else -1), 0, data[position : position + length]
-        position += length
-
-
-def _features(payload: bytes) -> dict[str, Any]:
-    """The features of ours that a payload has: bytes for image and name, int for the others."""
-    found: dict[str, Any] = {}
-    for number, _, features in _fields(payload):
-        if number != 1:
-            continue
-        for entry_number, _, entry in _fields(features):
-            if entry_number != 1:
-                continue
-            key, feature = b"", b""
-            for part, _, value in _fields(entry):
-                key, feature = (value, feature) if part == 1 else (key, value)
-            name = key.decode("utf-8", "replace")
-            if name in _INT_FEATURES:
-                found[name] = _single(_int_values(feature, name), name)
-            elif name in ("image", "name"):
-                found[name] = _single(_bytes_values(feature, name), name)
-    return found
-
-
-def _single(values: list[Any], name: str) -> Any:
-    if len(values) != 1:
-        raise DataError(f"the feature {name!r} has {len(values)} values instead of one")
-    return values[0]
-
-
-def _bytes_values(feature: bytes, name: str) -> list[bytes]:
-    values: list[bytes] = []
-    for kind, _, items in _fields(feature):
-        if kind != 1:
-            raise DataError(f"the feature {name!r} does not hold bytes")
-        values += [value for number, _, value in _fields(items) if number == 1]
-    return values
-
-
-def _int_values(feature: bytes, name: str) -> list[int]:
-    values: list[int] = []
-    for kind, _, items in _fields(feature):
-        if kind != 3:
-            raise DataError(f"the feature {name!r} does not hold whole numbers")
-        for number, value, packed in _fields(items):
-            if number != 1:
-                continue
-            if not packed:
-                values.append(_signed(value))
-            position = 0
-            while position < len(packed):
-                value, position = _read_varint(packed, position)
-                values.append(_signed(value))
-    return values
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value
-
-
-def _key_code(name: str) -> int:
-    return int.from_bytes(name.encode(), "little")
-
-
-def _windows(data: NDArray[np.uint8], places: Int64Array, width: int) -> NDArray[np.uint8]:
-    """uint8 [n, width]: the bytes from each place on."""
-    return np.lib.stride_tricks.sliding_window_view(data, width)[places]
-
-
-def _scan_usual(
-    data: NDArray[np.uint8], starts: Int64Array, ends: Int64Array, index: Index, rows: slice
-) -> bool:
-    """``_scan`` for records that are an image and a true label below 128, as most are.
-
-    Where the payloads begin, where they end and that their lengths take ``width`` bytes each
-    says how every byte around the image must be, so they are compared instead of parsed.
-
-    Returns:
-      whether all the rows are of that layout; if not, nothing is filled in.
-    """
-    sizes = ends - starts
-    # Lengths of two bytes, or of three; within them also those of the parts, which are shorter.
-    width = 2 if sizes.min() >= 256 and sizes.max() < 1 << 14 else 3
-    if width == 3 and (sizes.min() < (1 << 14) + 256 or sizes.max() >= 1 << 21):
-        return False
-    tail = np.frombuffer(_label_entries(0, True, -1), np.uint8)
-    head = 12 + 5 * width
-    if (sizes < head + len(tail)).any():
-        return False
-    tails = _windows(data, ends - len(tail), len(tail))
-    labels = tails[:, -1]
-    if (tails[:, :-1] != tail[:-1]).any() or (labels > 127).any():
-        return False
-    image = sizes - head - len(tail)
-    values = image + width + 1
-    feature = values + width + 1
-    pair = feature + width + 8
-    features = pair + width + 1 + len(tail)
-    found, column = _windows(data, starts, head), 0
-    for constant, length in (
-        (b"\x0a", features),
-        (b"\x0a", pair),
-        (b"\x0a\x05image\x12", feature),
-        (b"\x0a", values),
-        (b"\x0a", image),
-    ):
-        behind = column + len(constant)
-        if (found[:, column:behind] != np.frombuffer(constant, np.uint8)).any():
-            return False
-        for k in range(width):
-            byte = length >> 7 * k
-            if k < width - 1:
-                byte = byte & 0x7F | 0x80
-            if (found[:, behind + k] != byte).any():
-                return False
-        column = behind + width
-    index.labels[rows] = labels
-    index.labeled[rows] = True
-    index.image_starts[rows] = starts + head
-    index.image_ends[rows] = ends - len(tail)
-    return True
-
-
-def _scan(
-    data: NDArray[np.uint8], starts: Int64Array, ends: Int64Array, index: Index, rows: slice
-) -> BoolArray:
-    """Parses many payloads at once, a feature a round, and fills ``rows`` of ``index``.
-
-    Returns:
-      bool [n]: the rows that have the usual layout (each feature once, one value) and are filled;
-      the others are left to ``decode_example``.
-    """
-    count = len(starts)
-    last = max(len(data) - 1, 0)
-    if not len(data):
-        return np.zeros(count, np.bool_)
-    good = np.ones(count, np.bool_)
-
-    def byte(position: Int64Array) -> Int64Array:
-        return data[np.minimum(position, last)].astype(np.int64)
-
-    def varint(position: Int64Array, width: int = 5) -> tuple[Int64Array, Int64Array]:
-        value = np.zeros(count, np.int64)
-        more = np.ones(count, np.bool_)
-        position = position.copy()
-        for k in range(width):
-            current = byte(position)
-            value |= np.where(more, (current & 0x7F) << (7 * k), 0)
-            position += more
-            more &= current >= 0x80
-            if not more.any():
-                break
-        good[more] = False
-        return value, position
-
-    position = starts
-    good &= byte(position) == 0x0A
-    length, position = varint(position + 1)
-    good &= position + length == ends
-    numbers = {name: np.full(count, -2, np.int64) for name in _INT_FEATURES}
-    image_starts, image_ends = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    while True:
-        active = good & (position < ends)
-        if not active.any():
-            break
-        fine = byte(position) == 0x0A
-        length, inner = varint(position + 1)
-        entry_end = inner + length
-        fine &= (entry_end <= ends) & (byte(inner) == 0x0A)
-        key_length = byte(inner + 1)
-        fine &= (key_length > 0) & (key_length < 8)
-        code = np.zeros(count, np.int64)
-        for k in range(7):
-            code |= np.where(k < key_length, byte(inner + 2 + k) << (8 * k), 0)
-        inner = inner + 2 + key_length
-        fine &= byte(inner) == 0x12
-        length, inner = varint(inner + 1)
-        fine &= inner + length == entry_end
-        kind = byte(inner)
-        length, inner = varint(inner + 1)
-        fine &= inner + length == entry_end
-        tag = byte(inner)
-        known = np.zeros(count, np.bool_)
-
-        length, value_start = varint(inner + 1)
-        for name in ("image", "name"):
-            chosen = active & (code == _key_code(name))
-            known |= chosen
-            fine &= ~chosen | ((kind == 0x0A) & (tag == 0x0A) & (value_start + length == entry_end))
-            if name == "image":
-                fine &= ~chosen | (image_ends == 0)
-                image_starts = np.where(chosen, value_start, image_starts)
-                image_ends = np.where(chosen, entry_end, image_ends)
-
-        whole = active & np.isin(code, [_key_code(name) for name in _INT_FEATURES])
-        # Unpacked values follow their tag at once, packed ones their length.
-        packed = tag == 0x0A
-        value, value_end = varint(np.where(whole, np.where(packed, value_start, inner + 1), 0), 10)
-        fine &= ~whole | (
-            (kind == 0x1A)
-            & (packed | (tag == 0x08))
-            & (value_end == entry_end)
-            & (~packed | (value_start + length == entry_end))
-        )
-        for name, values in numbers.items():
-            chosen = whole & (code == _key_code(name))
-            fine &= ~chosen | (values == -2)
-            numbers[name] = np.where(chosen, value, values)
-        known |= whole
-        good &= ~active | (fine & known)
-        position = np.where(active, entry_end, position)
-    good &= (image_ends > 0) & (numbers["label"] != -2) & (position == ends)
-    some = good & (numbers["label"] >= 0)
-    labeled = some & (numbers["labeled"] != 0) & (numbers["labeled"] != _PSEUDO)
-    index.labeled[rows] = labeled
-    index.pseudo[rows] = np.where(some & (numbers["labeled"] == _PSEUDO), numbers["label"], -1)
-    index.labels[rows] = np.where(labeled, numbers["label"], -1)
-    index.sources[rows] = np.where(good & (numbers["source"] >= 0), numbers["source"], -1)
-    index.image_starts[rows] = image_starts
-    index.image_ends[rows] = image_ends
-    return good

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from realmix_tf.data.examples import encode_example
 from realmix_tf.data.images import encode_png
 from realmix_tf.data.manifest import provenance
-from realmix_tf.data.records import RecordReader, RecordWriter, encode_example
+from realmix_tf.data.record_writer import RecordWriter
+from realmix_tf.data.records import RecordReader
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ("create_datasets", "create_split", "make_aug_copy", "filter_dataset", "verify")

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from realmix_tf.data.examples import encode_example
 from realmix_tf.data.images import encode_png
-from realmix_tf.data.records import RecordWriter, encode_example
+from realmix_tf.data.record_writer import RecordWriter
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ("rename_files", "tfrecord_to_image", "preprocess_crops")

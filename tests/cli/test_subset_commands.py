@@ -16,9 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from realmix_tf.data.examples import encode_example
 from realmix_tf.data.images import encode_png
 from realmix_tf.data.manifest import manifest_path, provenance
-from realmix_tf.data.records import RecordReader, RecordWriter, encode_example, masked_crc
+from realmix_tf.data.record_writer import RecordWriter
+from realmix_tf.data.records import RecordReader, masked_crc
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ("create_split", "filter_dataset", "merge", "sample")

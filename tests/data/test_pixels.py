@@ -9,9 +9,11 @@ import pytest
 import squares
 
 from realmix_tf.data import pixels
+from realmix_tf.data.examples import encode_example
 from realmix_tf.data.images import encode_png
 from realmix_tf.data.pixels import RecordHashes, decoded_blocks, pixel_hashes
-from realmix_tf.data.records import RecordReader, RecordWriter, encode_example
+from realmix_tf.data.record_writer import RecordWriter
+from realmix_tf.data.records import RecordReader
 from realmix_tf.errors import DataError
 
 

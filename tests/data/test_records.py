@@ -11,17 +11,11 @@ import pytest
 
 from realmix_tf.data import manifest as manifests
 from realmix_tf.data import records
+from realmix_tf.data.examples import Tagging, decode_example, encode_example
 from realmix_tf.data.images import encode_png
 from realmix_tf.data.manifest import manifest_path, provenance, read_manifest
-from realmix_tf.data.records import (
-    RecordReader,
-    RecordWriter,
-    Tagging,
-    apart,
-    decode_example,
-    encode_example,
-    frame_of,
-)
+from realmix_tf.data.record_writer import RecordWriter
+from realmix_tf.data.records import RecordReader, apart, frame_of
 from realmix_tf.errors import DataError, ResourceError, UsageError
 
 CLASSES = ("cat", "dog", "owl")

@@ -175,7 +175,8 @@ def test_a_class_mapping_renames_and_must_be_complete(split: Path, tmp_path: Pat
 def test_a_record_that_is_no_png_of_the_right_size_is_named(split: Path) -> None:
     images, truth = squares.pictures(12, 1)
     wide = np.zeros((8, 9, 3), np.uint8)
-    from realmix_tf.data.records import RecordWriter, encode_example
+    from realmix_tf.data.examples import encode_example
+    from realmix_tf.data.record_writer import RecordWriter
 
     with RecordWriter(
         split / "SSL/squares.1@12-label.tfrecord",
@@ -307,7 +308,8 @@ def test_equal_images_of_a_whole_dataset(tmp_path) -> None:
 
 
 def test_pseudo_labels_train_but_never_validate(tmp_path) -> None:
-    from realmix_tf.data.records import RecordWriter, encode_example
+    from realmix_tf.data.examples import encode_example
+    from realmix_tf.data.record_writer import RecordWriter
 
     images, truth = squares.pictures(30, 1)
     with RecordWriter(

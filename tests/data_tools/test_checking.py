@@ -15,8 +15,9 @@ import squares
 
 from data_tools.looking.checking import check, describe, find_leftovers, plan_check
 from data_tools.records.splits import SplitOptions, create_split
+from realmix_tf.data.examples import encode_example
 from realmix_tf.data.manifest import provenance
-from realmix_tf.data.records import RecordWriter, encode_example
+from realmix_tf.data.record_writer import RecordWriter
 from realmix_tf.errors import DataError
 
 

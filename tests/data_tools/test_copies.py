@@ -10,10 +10,12 @@ import pytest
 
 from data_tools.records.copies import CopyOptions, make_copies, plan_copies
 from realmix_tf.augment.names import POLICY_NAMES
+from realmix_tf.data.examples import encode_example
 from realmix_tf.data.images import encode_pngs
 from realmix_tf.data.manifest import provenance
 from realmix_tf.data.names import DatasetName
-from realmix_tf.data.records import RecordReader, RecordWriter, encode_example
+from realmix_tf.data.record_writer import RecordWriter
+from realmix_tf.data.records import RecordReader
 from realmix_tf.errors import DataError, ResourceError, UsageError
 from realmix_tf.files import write_json
 

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from data_tools.pictures.decoding import Batch, Decoder, ImageFormat, Item
+from realmix_tf.data.examples import Record, decode_example
 from realmix_tf.data.images import decode_image, decode_png
-from realmix_tf.data.records import Record, decode_example
 from realmix_tf.errors import DataError
 
 pytestmark = pytest.mark.process

@@ -12,9 +12,11 @@ from data_tools.file_names import alike, folder_names
 from data_tools.folders.export import MARK, ExportOptions, export, plan_export
 from data_tools.folders.staging import StagedFolder
 from data_tools.pictures.class_folders import scan_labeled
+from realmix_tf.data.examples import encode_example
 from realmix_tf.data.images import encode_png
 from realmix_tf.data.manifest import manifest_path
-from realmix_tf.data.records import RecordReader, RecordWriter, encode_example
+from realmix_tf.data.record_writer import RecordWriter
+from realmix_tf.data.records import RecordReader
 from realmix_tf.errors import DataError, ResourceError, UsageError
 
 HOSTILE = ("../x", "a/b", "cat", "Cat", "..", "", ".hidden", "unlabeled", "CON", "nul.txt", "tab\t",

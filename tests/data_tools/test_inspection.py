@@ -13,8 +13,9 @@ from PIL import Image
 from data_tools.looking import sheets
 from data_tools.looking.inputs import Inputs
 from data_tools.looking.inspection import InspectOptions, describe, inspect_dataset, plan_inspection
+from realmix_tf.data.examples import encode_example
 from realmix_tf.data.names import DatasetName
-from realmix_tf.data.records import RecordWriter, encode_example
+from realmix_tf.data.record_writer import RecordWriter
 from realmix_tf.errors import UsageError
 
 ODD = ("猫" * 40, "a\nb\x1b[31m", "=cmd()", "x" * 500, "السلام", "e\u0301" * 60, " ", "../../etc")

@@ -22,10 +22,12 @@ from data_tools.records.splits import (
     read_fold,
     unlabeled_order,
 )
+from realmix_tf.data.examples import encode_example
 from realmix_tf.data.images import encode_png
 from realmix_tf.data.manifest import manifest_path, provenance, read_manifest
 from realmix_tf.data.names import read_map
-from realmix_tf.data.records import RecordReader, RecordWriter, encode_example
+from realmix_tf.data.record_writer import RecordWriter
+from realmix_tf.data.records import RecordReader
 from realmix_tf.errors import DataError, UsageError
 
 SVHN = [13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659, 4948]

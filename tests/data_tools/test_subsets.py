@@ -17,9 +17,11 @@ from data_tools.records.subsets import (
     sample,
 )
 from data_tools.records.transfer import RecordPool
+from realmix_tf.data.examples import encode_example
 from realmix_tf.data.images import encode_png
 from realmix_tf.data.manifest import manifest_path, provenance, read_manifest
-from realmix_tf.data.records import RecordReader, RecordWriter, encode_example
+from realmix_tf.data.record_writer import RecordWriter
+from realmix_tf.data.records import RecordReader
 from realmix_tf.errors import DataError, ResourceError, UsageError
 
 ANIMALS = ("cat", "dog", "owl")

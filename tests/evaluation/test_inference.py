@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 from small_model import CLASSES
 
+from realmix_tf.data.examples import encode_example
 from realmix_tf.data.images import encode_png
-from realmix_tf.data.records import RecordReader, RecordWriter, encode_example
+from realmix_tf.data.record_writer import RecordWriter
+from realmix_tf.data.records import RecordReader
 from realmix_tf.data.stores import ImageStore
 from realmix_tf.errors import DataError, ResourceError, UsageError
 from realmix_tf.evaluation import inference, predictions
