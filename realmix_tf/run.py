@@ -5,6 +5,7 @@ This is where the halves of the house meet; commands and notebooks both come thr
 
 from __future__ import annotations
 
+import io
 import json
 import platform
 from collections.abc import Callable, Mapping
@@ -129,11 +130,51 @@ def run(request: RunRequest, progress: logs.Progress | None = None) -> RunResult
     Raises:
       RealmixError: see ``realmix_tf.errors`` for the kinds and their exit codes.
     """
+    settings = request.settings
+    say = progress or logs.Progress(settings.total_updates, settings.batch)
+    prepared = _prepare(request, say)
+    data, engine, identity = prepared.data, prepared.engine, prepared.identity
+    # Everything that can be refused has been looked at before anything is made or changed.
+    folder = RunFolder(folder_of(request))
+    with FolderLock(folder.path):
+        if request.fresh:
+            _discard(folder)
+        else:
+            loop.find_checkpoint(folder, settings, identity, lambda text: None)
+        _describe(request, folder, data, prepared.spec, identity, prepared.precision)
+        _introduce(say, request, data, prepared.precision, folder)
+        evaluator = Evaluator(data, prepared.spec)
+        _save_views(folder, prepared.source, engine)
+        outcome = loop.train(engine, prepared.source, folder, settings, identity, evaluator, say)
+        finished = outcome.trained == 0 and folder.evaluation.exists() and folder.model.is_dir()
+        if finished:
+            say.line(f"already finished after {outcome.images} images: {folder.path}")
+        else:
+            _conclude(folder, engine, data, evaluator, outcome)
+        report = write_report(folder.path, Path(request.baseline) if request.baseline else None)
+        accuracy = {
+            name: value["accuracy"] for name, value in read_json(folder.evaluation)["sets"].items()
+        }
+        return RunResult(folder.path, report, accuracy, outcome.images, outcome.trained)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A run before anything is made or changed; everything that can be refused was looked at."""
+
+    data: TrainingData
+    spec: NetworkSpec
+    precision: str
+    source: TrainingInput
+    engine: Engine
+    identity: dict[str, Any]
+
+
+def _prepare(request: RunRequest, say: logs.Progress) -> _Prepared:
     method_class = get_method(request.method)
     settings = request.settings
     if request.baseline:
         load_run(Path(request.baseline))
-    say = progress or logs.Progress(settings.total_updates, settings.batch)
     if settings.augment == "auto":
         policy = get_policy(default_policy(request.data.name.dataset))
     else:
@@ -154,28 +195,67 @@ def run(request: RunRequest, progress: logs.Progress | None = None) -> RunResult
     engine = Engine(method, spec, settings, precision)
     if request.load_checkpoint:
         _start_from(engine, request.load_checkpoint)
-    # Everything that can be refused has been looked at before anything is made or changed.
+    return _Prepared(data, spec, precision, source, engine, identity)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run would be.
+
+    Attributes:
+      folder: where it would write.
+      files: what it reads.
+      images: set → number of images.
+      seen: labelled images that a run in the folder has seen already.
+      planned: labelled images in all.
+      seconds: for the updates that are left, from some updates made on this machine; the
+        evaluations come on top.
+      checkpoint_bytes: of one checkpoint; ``checkpoints``: how many would be kept.
+      notes: what the user should be told.
+    """
+
+    folder: Path
+    files: tuple[Path, ...]
+    images: dict[str, int]
+    seen: int
+    planned: int
+    seconds: float
+    checkpoint_bytes: int
+    checkpoints: int
+    notes: list[str]
+
+
+def forecast(request: RunRequest) -> Forecast:
+    """Prepares a run as ``run`` does and makes some updates to see how long they take.
+
+    Nothing is written.
+
+    Raises:
+      RealmixError: what ``run`` would refuse.
+    """
+    settings = request.settings
+    said = io.StringIO()
+    prepared = _prepare(request, logs.Progress(settings.total_updates, settings.batch, said))
+    notes = [line.removeprefix("note: ") for line in said.getvalue().splitlines()]
     folder = RunFolder(folder_of(request))
-    with FolderLock(folder.path):
-        if request.fresh:
-            _discard(folder)
-        else:
-            loop.find_checkpoint(folder, settings, identity, lambda text: None)
-        _describe(request, folder, data, spec, identity, precision)
-        _introduce(say, request, data, precision, folder)
-        evaluator = Evaluator(data, spec)
-        _save_views(folder, source, engine)
-        outcome = loop.train(engine, source, folder, settings, identity, evaluator, say)
-        finished = outcome.trained == 0 and folder.evaluation.exists() and folder.model.is_dir()
-        if finished:
-            say.line(f"already finished after {outcome.images} images: {folder.path}")
-        else:
-            _conclude(folder, engine, data, evaluator, outcome)
-        report = write_report(folder.path, Path(request.baseline) if request.baseline else None)
-        accuracy = {
-            name: value["accuracy"] for name, value in read_json(folder.evaluation)["sets"].items()
-        }
-        return RunResult(folder.path, report, accuracy, outcome.images, outcome.trained)
+    found = None
+    if not request.fresh:
+        found = loop.find_checkpoint(folder, settings, prepared.identity, notes.append)
+    seen = 0 if found is None else found.images
+    left = settings.total_updates - seen // settings.batch
+    seconds = loop.measure(prepared.engine, prepared.source) * left if left else 0.0
+    saves = -(-settings.total_updates // settings.updates(settings.save_kimg))
+    return Forecast(
+        folder=folder.path,
+        files=prepared.data.files,
+        images=prepared.data.counts(),
+        seen=seen,
+        planned=settings.total_updates * settings.batch,
+        seconds=seconds,
+        checkpoint_bytes=checkpoint.size(prepared.engine.variables()),
+        checkpoints=min(saves, settings.keep_ckpt),
+        notes=notes,
+    )
 
 
 class Evaluator:

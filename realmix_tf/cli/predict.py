@@ -8,13 +8,18 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags as absl_flags
 
 from realmix_tf.cli import app
 from realmix_tf.errors import DataError, UsageError
 from realmix_tf.files import require_writable
+
+if TYPE_CHECKING:
+    from data_tools.plan import Plan
+    from realmix_tf.evaluation.classifier import Classifier
+    from realmix_tf.evaluation.inference import Item
 
 NAME = "realmix-predict"
 SUMMARY = (
@@ -29,6 +34,7 @@ USAGE = (
 )
 _CHECKPOINT = re.compile(r"model\.ckpt-\d+")
 _PROGRESS_SECONDS = 10.0
+_SAMPLE = 64  # pictures classified to see how long it takes
 
 
 def run_inference(
@@ -63,6 +69,99 @@ def run_inference(
       CheckpointError: the model cannot be used.
       ResourceError: the output cannot be written.
     """
+    from realmix_tf.evaluation import inference, predictions
+
+    job = _job(inference_dir, inference_ckpt, out_dir, top_k, batch, inference_list, more_inputs)
+    classifier = job.classifier(inference_ckpt, weights, batch)
+    app.note(f"classifying {len(job.items)} pictures into {len(classifier.classes)} classes")
+    result = inference.classify(job.items, classifier, top_k, _progress())
+    name = Path(os.path.abspath(job.named[0])).stem
+    files = predictions.write_predictions(result, job.target, name, job.named)
+    for note in result.notes:
+        app.note(note)
+    unreadable = result.unreadable
+    if len(unreadable) == len(result.rows):
+        raise DataError(
+            f"none of {len(result.rows)} pictures could be read: {unreadable[0].reason}",
+            unreadable[0].path,
+            f"see the reasons in {files['csv']}",
+        )
+    model = {**classifier.provenance, "path": inference_ckpt}
+    return {
+        **predictions.predictions_json(result),
+        "out_dir": job.target,
+        "files": files,
+        "model": model,
+    }
+
+
+def plan_inference(
+    inference_dir: str,
+    inference_ckpt: str,
+    out_dir: str = "",
+    top_k: int = 5,
+    batch: int = 256,
+    inference_list: str = "",
+    more_inputs: Sequence[str] = (),
+    weights: str = "ema",
+) -> Plan:
+    """What ``run_inference`` would do; the time comes from classifying some of the pictures.
+
+    Args and raises: as ``run_inference``.
+    """
+    from data_tools.plan import FileUse, Plan, estimate_seconds, resident_bytes
+    from realmix_tf.evaluation import inference
+
+    job = _job(inference_dir, inference_ckpt, out_dir, top_k, batch, inference_list, more_inputs)
+    classifier = job.classifier(inference_ckpt, weights, batch)
+    some = job.items[:: max(len(job.items) // _SAMPLE, 1)][:_SAMPLE]
+    inference.classify(some[:1], classifier, top_k)  # the first call compiles
+    seconds = estimate_seconds(
+        len(job.items), lambda: len(inference.classify(some, classifier, top_k).rows)
+    )
+    # A row has its path, the names of its classes and their probabilities, in two of the files.
+    names = sum(map(len, classifier.classes)) / len(classifier.classes)
+    row = 2 * (len(job.items[0].path) + top_k * (names + 40) + 100) + 4 * len(classifier.classes)
+    return Plan(
+        reads=tuple(FileUse(path, _bytes_below(path, job.items)) for path in job.named),
+        writes=(FileUse(str(job.target), int(row * len(job.items))),),
+        memory=resident_bytes(),
+        seconds=seconds,
+        facts={"pictures": len(job.items), "classes": len(classifier.classes)},
+    )
+
+
+def _bytes_below(path: str, items: Sequence[Item]) -> int:
+    folder = os.path.join(path, "")
+    return sum(
+        os.path.getsize(item.path)
+        for item in items
+        if (item.path == path or item.path.startswith(folder)) and os.path.isfile(item.path)
+    )
+
+
+class _Job(NamedTuple):
+    items: list[Item]
+    named: list[str]
+    target: str
+
+    def classifier(self, inference_ckpt: str, weights: str, batch: int) -> Classifier:
+        app.load_tensorflow()
+        from realmix_tf.evaluation.classifier import Classifier
+
+        return Classifier.load(inference_ckpt, weights, batch)
+
+
+def _job(
+    inference_dir: str,
+    inference_ckpt: str,
+    out_dir: str,
+    top_k: int,
+    batch: int,
+    inference_list: str,
+    more_inputs: Sequence[str],
+) -> _Job:
+    """What to classify and where the predictions go, all of it checked."""
     from realmix_tf.evaluation import inference, model_file, predictions
 
     inputs = [path for path in (inference_dir, *more_inputs) if path]
@@ -86,31 +185,7 @@ def run_inference(
     items = inference.gather(inputs)
     if inference_list:
         items += inference.read_list(inference_list)
-
-    app.load_tensorflow()
-    from realmix_tf.evaluation.classifier import Classifier
-
-    classifier = Classifier.load(inference_ckpt, weights, batch)
-    app.note(f"classifying {len(items)} pictures into {len(classifier.classes)} classes")
-    result = inference.classify(items, classifier, top_k, _progress())
-    name = Path(os.path.abspath(named[0])).stem
-    files = predictions.write_predictions(result, target, name, named)
-    for note in result.notes:
-        app.note(note)
-    unreadable = result.unreadable
-    if len(unreadable) == len(result.rows):
-        raise DataError(
-            f"none of {len(result.rows)} pictures could be read: {unreadable[0].reason}",
-            unreadable[0].path,
-            f"see the reasons in {files['csv']}",
-        )
-    model = {**classifier.provenance, "path": inference_ckpt}
-    return {
-        **predictions.predictions_json(result),
-        "out_dir": target,
-        "files": files,
-        "model": model,
-    }
+    return _Job(items, named, target)
 
 
 def default_out_dir(inference_ckpt: str, inputs: Sequence[str]) -> Path:
@@ -155,6 +230,7 @@ def summary_text(result: dict[str, Any]) -> str:
 
 def define(values: absl_flags.FlagValues) -> None:
     """Adds the command's flags."""
+    app.define_dry_run(values)
     string, integer = absl_flags.DEFINE_string, absl_flags.DEFINE_integer
     string("inference_dir", "", "Folder of pictures, or one picture.", flag_values=values)
     string(
@@ -190,16 +266,19 @@ def define(values: absl_flags.FlagValues) -> None:
 
 def run(values: absl_flags.FlagValues, arguments: list[str]) -> dict[str, Any] | str:
     """Runs the command."""
-    result = run_inference(
-        inference_dir=values.inference_dir,
-        inference_ckpt=values.inference_ckpt,
-        out_dir=values.out_dir,
-        top_k=values.top_k,
-        batch=values.batch,
-        inference_list=values.inference_list,
-        more_inputs=arguments,
-        weights=values.weights,
-    )
+    options = {
+        "inference_dir": values.inference_dir,
+        "inference_ckpt": values.inference_ckpt,
+        "out_dir": values.out_dir,
+        "top_k": values.top_k,
+        "batch": values.batch,
+        "inference_list": values.inference_list,
+        "more_inputs": arguments,
+        "weights": values.weights,
+    }
+    if values.dry_run:
+        return app.plan_result(values, plan_inference(**options))
+    result = run_inference(**options)
     return result if values["json"].value else summary_text(result)
 
 

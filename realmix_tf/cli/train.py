@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags as absl_flags
 
@@ -21,6 +21,10 @@ from realmix_tf.methods.registry import get_method
 from realmix_tf.nets.spec import NetworkOptions
 from realmix_tf.options import check_options
 from realmix_tf.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from data_tools.plan import Plan
+    from realmix_tf.run import Forecast
 
 SUMMARY = "train a classifier from few labels; --method=NAME --help shows that method's flags"
 USAGE = (
@@ -88,6 +92,7 @@ def _define(
     if any_method:
         flag("method", "realmix", "What to minimise.", flag_values=values)
     app.define_data_dir(values)
+    app.define_dry_run(values)
     flag(
         "dataset",
         dataset,
@@ -175,7 +180,10 @@ def _run(values: absl_flags.FlagValues, method_name: str, command: tuple[str, ..
         for name in ("inference_dir", "inference_ckpt"):
             if not given[name]:
                 raise UsageError("--perform_inference needs it", f"--{name}", f"--{name}=PATH")
-        result = predict.run_inference(given["inference_dir"], given["inference_ckpt"])
+        inputs = given["inference_dir"], given["inference_ckpt"]
+        if given["dry_run"]:
+            return app.plan_result(values, predict.plan_inference(*inputs))
+        result = predict.run_inference(*inputs)
         return result if given["json"] else predict.summary_text(result)
 
     method = get_method(method_name)
@@ -214,9 +222,30 @@ def _run(values: absl_flags.FlagValues, method_name: str, command: tuple[str, ..
         fresh=given["fresh"],
         command=command,
     )
+    if given["dry_run"]:
+        return app.plan_result(values, _plan(runs.forecast(request)))
     if given["eval_ckpt"]:
         return runs.evaluate_checkpoint(request, given["eval_ckpt"])
     return runs.run(request).to_json()
+
+
+def _plan(forecast: Forecast) -> Plan:
+    from data_tools.plan import FileUse, Plan, files, resident_bytes
+
+    checkpoints = forecast.checkpoint_bytes * forecast.checkpoints
+    return Plan(
+        reads=files(forecast.files),
+        writes=(FileUse(str(forecast.folder), checkpoints),),
+        memory=resident_bytes(),
+        seconds=forecast.seconds,
+        facts={
+            "images": forecast.images,
+            "seen": forecast.seen,
+            "planned": forecast.planned,
+            "checkpoints": forecast.checkpoints,
+        },
+        notes=(*forecast.notes, "the time is without evaluations"),
+    )
 
 
 def _dataset_name(given: dict[str, Any]) -> DatasetName:

@@ -67,6 +67,7 @@ class TrainingData:
       shape: (height, width, channels).
       sources: role → {file, sha256, records}: what the run rests on.
       notes: what the user should be told once.
+      files: the record files.
     """
 
     classes: tuple[str, ...]
@@ -77,6 +78,7 @@ class TrainingData:
     test: ImageStore | None
     sources: dict[str, dict[str, Any]]
     notes: list[str] = field(default_factory=list)
+    files: tuple[Path, ...] = ()
 
     def counts(self) -> dict[str, int]:
         """Images by set."""
@@ -125,6 +127,7 @@ def load_training_data(settings: DataSettings) -> TrainingData:
         store(files.test, division.test),
         opened.sources,
         opened.notes,
+        tuple(dict.fromkeys(reader.path for reader in opened.readers.values())),
     )
 
 
@@ -135,7 +138,7 @@ class _Opened:
         self.settings = settings
         self.sources: dict[str, dict[str, Any]] = {}
         self.notes: list[str] = []
-        self._readers: dict[str, RecordReader] = {}
+        self.readers: dict[str, RecordReader] = {}
 
     def files(self) -> Files:
         """Opens the files that this run needs."""
@@ -195,7 +198,7 @@ class _Opened:
                 path,
                 "scripts/verify.py on it, then build it again",
             )
-        self._readers[role] = reader
+        self.readers[role] = reader
         self.sources[role] = {
             "file": path.name,
             "records": len(reader),
@@ -206,7 +209,7 @@ class _Opened:
     def shape_and_classes(
         self, labeled: RecordReader
     ) -> tuple[tuple[int, int, int], tuple[str, ...]]:
-        described = {r: reader.manifest for r, reader in self._readers.items() if reader.manifest}
+        described = {r: reader.manifest for r, reader in self.readers.items() if reader.manifest}
         for role, manifest in described.items():
             first_role, first = next(iter(described.items()))
             # Names say nothing about images without a label: those may be of any class.
@@ -214,7 +217,7 @@ class _Opened:
             if named or _shape(manifest) != _shape(first):
                 raise DataError(
                     f"the {role} and {first_role} sets disagree on image size or classes",
-                    self._readers[role].path,
+                    self.readers[role].path,
                     "build and split them from the same dataset",
                 )
         if described:
@@ -231,7 +234,7 @@ class _Opened:
         if colors is None:
             raise DataError("the first record holds no grey or RGB PNG", labeled.path)
         shape = int.from_bytes(png[20:24], "big"), int.from_bytes(png[16:20], "big"), colors
-        highest = max(int(reader.labels.max(initial=0)) for reader in self._readers.values())
+        highest = max(int(reader.labels.max(initial=0)) for reader in self.readers.values())
         return shape, tuple(map(str, range(self.settings.num_classes or highest + 1)))
 
     def _check_expected(self, shape: tuple[int, int, int], classes: Sequence[str]) -> None:
@@ -248,7 +251,7 @@ class _Opened:
                 settings.data_dir,
                 "leave --img_size out, or build the dataset at that size",
             )
-        for reader in self._readers.values():
+        for reader in self.readers.values():
             if reader.labels.max(initial=0) >= len(classes):
                 raise DataError(
                     f"label {int(reader.labels.max())} does not belong to {len(classes)} classes",

@@ -57,6 +57,15 @@ def prefix_for(folder: Path, images: int) -> Path:
     return folder / f"model.ckpt-{images:08d}"
 
 
+def size(variables: Mapping[str, Any]) -> int:
+    """Bytes of a checkpoint's tensors.
+
+    Args:
+      variables: name → variable, as ``Engine.variables``.
+    """
+    return sum(tf.convert_to_tensor(variable).numpy().nbytes for variable in variables.values())
+
+
 def save(folder: Path, images: int, variables: Mapping[str, Any], host: dict[str, Any]) -> Path:
     """Writes a checkpoint and returns its prefix.
 

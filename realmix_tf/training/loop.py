@@ -19,6 +19,7 @@ from realmix_tf.training.settings import TrainSettings
 from realmix_tf.training.signals import StopRequest
 
 MOST_SKIPPED = 10  # updates in a row with a gradient that is not finite
+_MEASURED_UPDATES = 3
 _CALL_SECONDS = 1.0  # how long one call on the device should take
 
 Evaluate = Callable[[Engine, Callable[[], bool]], dict[str, dict[str, Any]]]
@@ -75,6 +76,20 @@ def train(
     run = _Run(engine, source, folder, settings, identity, evaluate, progress)
     with StopRequest() as stop:
         return run.train(stop)
+
+
+def measure(engine: Engine, source: TrainingInput) -> float:
+    """Seconds that an update takes.
+
+    Some are made for it after the first, which compiles, so the engine is of no use afterwards.
+    """
+    iterator = engine.iterator(source.dataset(0))
+    engine.run(iterator, 0, 1)
+    start, count = time.monotonic(), 0
+    while count < _MEASURED_UPDATES or time.monotonic() - start < _CALL_SECONDS:
+        engine.run(iterator, 1 + count, 1)
+        count += 1
+    return (time.monotonic() - start) / count
 
 
 class _Run:

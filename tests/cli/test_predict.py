@@ -60,6 +60,18 @@ def command(*words: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_a_plan_writes_nothing(run: Path, pictures: Path) -> None:
+    before = sorted(run.rglob("*"))
+    plan = predict.plan_inference(str(pictures), str(run), top_k=2)
+    assert sorted(run.rglob("*")) == before
+    assert plan.facts == {"pictures": 5, "classes": 3}
+    size = sum(path.stat().st_size for path in pictures.rglob("*.png"))
+    assert [(use.path, use.bytes) for use in plan.reads] == [(str(pictures), size)]
+    assert plan.writes[0].path == str(run / "predictions" / "photos")
+    with pytest.raises(UsageError):
+        predict.plan_inference("", str(run))
+
+
 def test_library_call(run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = predict.run_inference(str(pictures), str(run), top_k=2)
     names = [os.path.relpath(row["path"], pictures) for row in result["predictions"]]

@@ -98,6 +98,30 @@ def test_the_same_command_again_says_it_is_finished(finished, data: Path) -> Non
     assert {path: path.read_bytes() for path in folder.rglob("model.ckpt-*")} == before
 
 
+def test_a_dry_run_writes_nothing_and_refuses_what_the_run_would(
+    finished, data: Path, tmp_path: Path
+) -> None:
+    words = ["--json", "--dry_run", *REALMIX, *squares.small_flags(data, tmp_path / "runs")]
+    planned = run(*words)
+    assert planned.returncode == 0, planned.stderr
+    assert not (tmp_path / "runs").exists()
+    plan = json.loads(planned.stdout)
+    assert plan["facts"]["images"] == {"labeled": 12, "unlabeled": 98, "valid": 10, "test": 60}
+    assert (plan["facts"]["seen"], plan["facts"]["planned"]) == (0, 1024)
+    assert plan["seconds"] > 0
+    assert {use["bytes"] for use in plan["reads"]} == {
+        Path(use["path"]).stat().st_size for use in plan["reads"]
+    }
+    folder = finished[0]
+    (name,) = {Path(use["path"]).name for use in plan["writes"]}
+    assert name == folder.name
+    size = sum(path.stat().st_size for path in folder.glob("tf/model.ckpt-*.data*"))
+    assert 0.9 < plan["writes"][0]["bytes"] / size < 1.1
+    refused = run(*words, "--batch=4096")
+    assert refused.returncode == 2
+    assert "less than one update" in refused.stderr
+
+
 def test_killed_again_and_again_it_ends_bit_for_bit_the_same(
     finished, data: Path, tmp_path: Path
 ) -> None:
