@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from realmix_tf.data import manifest as manifests
 from realmix_tf.data.record_writer import refuse_existing
-from realmix_tf.errors import DataError, UsageError
+from realmix_tf.errors import DataError, RealmixError, UsageError
 from realmix_tf.files import remove, require_writable
 
 
@@ -58,6 +59,38 @@ class OutputSet:
             return manifests.is_marked_incomplete(path)
         origin = "" if manifest is None else str(manifest.provenance.get("command", ""))
         return origin.split(" ")[0] == self._command
+
+
+class NewFiles:
+    """Files that are removed again when the block fails, unless they were there before it.
+
+    A first build that fails leaves nothing; one that was to replace an older set leaves what
+    ``OutputSet`` tells for leftovers.
+
+    Args:
+      folder: where they go; it is removed too if it was not there and nothing else is in it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._new: list[Path] = []
+        place = folder.absolute()
+        self._made = [path for path in (place, *place.parents) if not path.exists()]
+
+    def __enter__(self) -> NewFiles:
+        return self
+
+    def about_to_write(self, paths: Iterable[Path]) -> None:
+        """Names files before they are written, while nobody else may write them."""
+        self._new += [path for path in paths if not os.path.lexists(path)]
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        if kind is not None:
+            for path in self._new:
+                with contextlib.suppress(RealmixError):
+                    remove(path)
+            for path in self._made:
+                with contextlib.suppress(OSError):
+                    path.rmdir()
 
 
 def outside_inputs(

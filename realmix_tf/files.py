@@ -16,6 +16,7 @@ import math
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -106,16 +107,39 @@ def open_exclusively(
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The file may have been renamed between opening and locking it.
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            if _is_at(descriptor, path):
                 return descriptor
-        except FileNotFoundError:
-            pass
         except BlockingIOError as error:
             os.close(descriptor)
             raise ResourceError(
                 f"another process is {doing}", target, "wait for it to end"
             ) from error
         os.close(descriptor)
+
+
+def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Opens an existing file for reading, in binary; its caller closes it.
+
+    Opening a pipe would wait for a writer for ever, and a device may have no end.
+
+    Raises:
+      DataError: there is no such file, or it is a folder, a pipe, a socket or a device.
+      ResourceError: it may not be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.ENODEV):  # a socket, or a device that is not there
+            raise _not_regular(path) from error
+        raise resource_error(error, path) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _not_regular(path)
+    return open(descriptor, "rb")
+
+
+def _not_regular(path: object) -> DataError:
+    return DataError("this is not a regular file", path, "check the path")
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -153,11 +177,12 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """Reads a JSON file.
 
     Raises:
-      DataError: the file is missing, cut short or not JSON.
+      DataError: the file is missing, no regular file, cut short or not JSON.
+      ResourceError: it may not be read.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
+        with open_regular(path) as file:
+            return json.loads(file.read().decode("utf-8"))
     except OSError as error:
         raise resource_error(error, path) from error
     except (ValueError, RecursionError) as error:
@@ -165,10 +190,15 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file's content in hexadecimal."""
+    """The SHA-256 of a file's content in hexadecimal.
+
+    Raises:
+      DataError: the file is missing or no regular file.
+      ResourceError: it may not be read.
+    """
     digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     except OSError as error:
@@ -224,8 +254,11 @@ def human_bytes(count: float) -> str:
     raise AssertionError("unreachable")
 
 
+_HOLDER = b"process "
+
+
 class FolderLock:
-    """One writer per folder: a lock file that names its holder and vanishes with its process.
+    """One writer per folder: a lock file that names its holder and is removed with its lock.
 
     The kernel's advisory lock is what counts, so a lock left by a killed process never blocks.
 
@@ -233,43 +266,71 @@ class FolderLock:
       folder: the folder to own; created if missing.
 
     Raises:
-      ResourceError: on entering, when another process holds the lock; it names that process.
+      ResourceError: on entering, when another process holds the lock (it names that process), or
+        the lock file cannot be made.
+      DataError: on entering, when a file of other content has its name.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._path = Path(folder) / ".lock"
-        self._file: IO[str] | None = None
+        self._descriptor = -1
 
     def __enter__(self) -> FolderLock:
+        # Neither a link nor a pipe of this name leads or waits anywhere.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            file = open(self._path, "a+", encoding="utf-8")
+            while self._descriptor < 0:
+                descriptor = os.open(self._path, flags, 0o666)
+                try:
+                    self._own(descriptor)
+                finally:
+                    if self._descriptor < 0:
+                        os.close(descriptor)
         except OSError as error:
+            self.__exit__()
             raise resource_error(error, self._path) from error
+        return self
+
+    def _own(self, descriptor: int) -> None:
+        """Locks the file, unless its last holder has removed it meanwhile."""
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _not_regular(self._path)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            holder = file.read(200).strip() or "another process"
-            file.close()
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
             raise ResourceError(
-                f"this folder is in use by {holder}",
+                f"this folder is in use by {holder or 'another process'}",
                 self._path.parent,
                 "wait for it to end, or choose another folder",
             ) from error
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        self._file = file
-        return self
+        if not _is_at(descriptor, self._path):
+            return
+        # It is going to be removed, so it must be a lock.
+        if os.pread(descriptor, len(_HOLDER), 0) not in (b"", _HOLDER):
+            raise DataError("a file that is no lock has this name", self._path, "move it away")
+        self._descriptor = descriptor
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, _HOLDER + f"{os.getpid()} on {socket.gethostname()}\n".encode())
 
     def __exit__(self, *exception: object) -> None:
-        if self._file is not None:
-            with contextlib.suppress(OSError):
-                self._file.truncate(0)
-            self._file.close()
-            self._file = None
+        if self._descriptor < 0:
+            return
+        # Removed while it is held: who opened it before sees that it is gone.
+        with contextlib.suppress(OSError):
+            if _is_at(self._descriptor, self._path):
+                os.unlink(self._path)
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+
+def _is_at(descriptor: int, path: str | os.PathLike[str]) -> bool:
+    """Whether an open file is the one that has this name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
 
 
 def _existing(folder: str | os.PathLike[str]) -> Path:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -95,6 +96,26 @@ def test_damaged_json_is_bad_data_and_named(tmp_path, content):
 def test_a_missing_json_file_is_bad_data(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         files.read_json(tmp_path / "nothing.json")
+
+
+def test_what_is_no_file_is_refused_and_never_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(str(tmp_path / "socket"))
+        for name in ("pipe", "folder", "link", "socket", "/dev/zero"):
+            for read in (files.open_regular, files.read_json, files.sha256_file):
+                with pytest.raises(DataError, match=f"not a regular file.*{name}"):
+                    read(tmp_path / name)
+    with pytest.raises(DataError, match="no such file"):
+        files.open_regular(tmp_path / "nothing")
+    (tmp_path / "file").write_bytes(b"abc")
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").symlink_to("file")
+    with files.open_regular(tmp_path / "link") as file:
+        assert file.read() == b"abc"
+        assert not os.get_inheritable(file.fileno())
 
 
 def test_sha256_of_a_known_text(tmp_path):

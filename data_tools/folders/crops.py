@@ -3,49 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
-import signal
-import threading
-import warnings
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from PIL import Image
-
 from data_tools.file_names import alike
 from data_tools.folders.staging import StagedFolder
 from data_tools.outputs import outside_inputs
-from data_tools.pictures.decoding import processors
+from data_tools.pictures.decoding import FILE_TIMEOUT, Decoder, ImageFormat, Item, processors
+from data_tools.pictures.file_sample import FileSample
 from data_tools.plan import FileUse, Plan, estimate_seconds, resident_bytes
 from data_tools.progress import Progress
-from realmix_tf.data.images import (
-    MAX_PIXELS,
-    ImageEntry,
-    UInt8Array,
-    decode_image,
-    encode_png,
-    find_images,
-    png_bytes_estimate,
-)
+from realmix_tf.data.images import MAX_PIXELS, ImageEntry, find_images, png_bytes_estimate
 from realmix_tf.errors import DataError, UsageError, printable
 from realmix_tf.files import require_space
 
 COMMAND = "preprocess_crops"
 MARK = "crops.json"
 CROPS = ("center", "none")
+ON_BAD = ("skip", "error")
 SHOWN = 5
 
 _MAX_NAME_BYTES = 255
 _BLOCK = 4096  # what file systems give to a file at least
-_AHEAD = 3  # files under way for each process
-_SAMPLE = 20
 
 
 @dataclass(frozen=True)
@@ -60,6 +42,10 @@ class CropOptions:
         stretches.
       channels: 1 or 3.
       max_pixels: larger pictures are refused.
+      min_side: pictures with a shorter side, in pixels, are refused.
+      on_bad: what pictures that cannot be read do: ``skip`` leaves them out, ``error`` ends the
+        work after all were tried.
+      file_timeout: seconds after which a file is given up.
       overwrite: replace a folder that this tool wrote.
       workers: processes; the number of processors when None.
     """
@@ -70,8 +56,17 @@ class CropOptions:
     crop: str = "center"
     channels: int = 3
     max_pixels: int = MAX_PIXELS
+    min_side: int = 1
+    on_bad: str = "skip"
+    file_timeout: float = FILE_TIMEOUT
     overwrite: bool = False
     workers: int | None = None
+
+    @property
+    def image_format(self) -> ImageFormat:
+        """What the pictures become."""
+        cut = self.crop == "center"
+        return ImageFormat(*self.size, self.channels, self.max_pixels, self.min_side, cut)
 
 
 @dataclass(frozen=True)
@@ -93,58 +88,63 @@ class CropResult:
     notes: tuple[str, ...]
 
 
-class _Task(NamedTuple):
-    path: str
-    size: tuple[int, int]
-    crop: str
-    channels: int
-    max_pixels: int
-
-
 class _Outcome(NamedTuple):
+    """The PNG of a file, or why there is none, and remarks."""
+
     png: bytes
     problem: str
     notes: tuple[str, ...]
 
 
-class _Scan(NamedTuple):
+@dataclass(frozen=True)
+class _Scan:
+    """The files, and the names their pictures get; ``bytes`` is what they may take on the disk."""
+
     entries: list[ImageEntry]
     names: list[str]
     left_out: list[tuple[str, str]]
     bytes: int
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def items(self, start: int, stop: int) -> list[Item]:
+        """The items start … stop − 1."""
+        return [Item(entry.path, entry.problem, "", -1) for entry in self.entries[start:stop]]
 
 
 def preprocess(options: CropOptions) -> CropResult:
     """Writes every picture below a folder as a PNG file of one size below another.
 
     Pictures are decoded as for a data set (``decode_image``), in processes of their own, where a
-    file that crashes the decoder costs one file. Names stay but for their ending. What cannot be
-    read is listed in ``crops.json``. The folder appears when it is complete.
+    file that crashes the decoder, hangs or takes too much memory costs one file. Names stay but
+    for their ending. What cannot be read is listed in ``crops.json``. The folder appears when it
+    is complete.
 
     Raises:
       UsageError: impossible options, a folder inside the other, or one that may not be replaced.
-      DataError: there are no pictures, or none can be read.
+      DataError: there are no pictures, none can be read, or not all with ``on_bad="error"``.
       ResourceError: the files do not fit or cannot be written.
     """
     staged = _check(options)
     scan = _scan(options)
-    require_space(options.output, scan.bytes, f"{len(scan.entries)} pictures")
+    require_space(options.output, scan.bytes, f"{len(scan)} pictures")
     unreadable: list[tuple[str, str]] = []
     remarks: list[tuple[str, str]] = []
-    with staged, _crashes_survived():
-        with Progress(len(scan.entries), "images", "cropping") as progress:
-            for entry, name, outcome in zip(
-                scan.entries, scan.names, _outcomes(scan.entries, options), strict=True
-            ):
+    with staged:
+        with (
+            Progress(len(scan), "images", "cropping") as progress,
+            Decoder(options.image_format, options.workers, options.file_timeout) as decoder,
+        ):
+            outcomes = _outcomes(decoder, scan)
+            for entry, name, outcome in zip(scan.entries, scan.names, outcomes, strict=True):
                 if outcome.problem:
                     unreadable.append((entry.name, outcome.problem))
                 else:
                     staged.write(name, outcome.png)
                 remarks += [(entry.name, note) for note in outcome.notes]
                 progress.add(1)
-        if len(unreadable) == len(scan.entries):
-            shown = "; ".join(f"{name}: {reason}" for name, reason in unreadable[:SHOWN])
-            raise DataError(f"none of {len(unreadable)} files can be read: {shown}", options.source)
+        _require_readable(options, unreadable, len(scan))
         renamed = _renamed(scan)
         staged.commit(
             {
@@ -159,7 +159,7 @@ def preprocess(options: CropOptions) -> CropResult:
         )
     return CropResult(
         staged.output,
-        len(scan.entries) - len(unreadable),
+        len(scan) - len(unreadable),
         tuple(unreadable),
         tuple(renamed),
         tuple(_notes(scan, renamed, unreadable)),
@@ -174,67 +174,23 @@ def plan_crops(options: CropOptions) -> Plan:
     """
     _check(options).check()
     scan = _scan(options)
-    require_space(options.output, scan.bytes, f"{len(scan.entries)} pictures")
-    some = scan.entries[:: max(len(scan.entries) // _SAMPLE, 1)][:_SAMPLE]
-    outcomes = _one_by_one([*some[:1], *some], options)
-
-    def sample() -> int:
-        return sum(1 for _ in outcomes)
-
-    workers = options.workers or processors()
-    with _crashes_survived():
-        # The process takes longer to start than the sample does.
-        next(outcomes)
-        seconds = estimate_seconds(len(scan.entries), sample) / workers
-    read = sum(os.path.getsize(e.path) for e in scan.entries if not e.problem)
+    require_space(options.output, scan.bytes, f"{len(scan)} pictures")
+    with Decoder(options.image_format, options.workers, options.file_timeout) as decoder:
+        sample = FileSample(decoder, [scan])
+        seconds = estimate_seconds(len(scan), sample.run)
+    read = 0
+    for entry in scan.entries:
+        # What has gone meanwhile is found when it is decoded.
+        with contextlib.suppress(OSError):
+            read += 0 if entry.problem else os.path.getsize(entry.path)
     return Plan(
         reads=(FileUse(str(options.source), read),),
         writes=(FileUse(str(options.output), scan.bytes),),
-        memory=resident_bytes() * (1 + workers),
+        memory=resident_bytes() * (1 + (options.workers or processors())),
         seconds=seconds,
-        facts={"files": len(scan.entries), "left_out": len(scan.left_out)},
-        notes=tuple(_notes(scan, _renamed(scan), [])),
+        facts={"files": len(scan), "left_out": len(scan.left_out)},
+        notes=(*_notes(scan, _renamed(scan), []), *sample.notes()),
     )
-
-
-def cropped(
-    path: str,
-    size: tuple[int, int],
-    crop: str,
-    channels: int = 3,
-    max_pixels: int = MAX_PIXELS,
-    notes: list[str] | None = None,
-) -> UInt8Array:
-    """Decodes a picture to a size (see ``decode_image``).
-
-    Args:
-      path: the file.
-      size: (height, width) in pixels.
-      crop: ``center`` or ``none``; see ``CropOptions``.
-      channels: 1 or 3.
-      max_pixels: larger pictures are refused.
-      notes: receives remarks.
-
-    Returns:
-      uint8 [height, width, channels].
-
-    Raises:
-      DataError: it is no picture, or a damaged one.
-    """
-    if crop == "none":
-        return decode_image(path, size=size, channels=channels, max_pixels=max_pixels, notes=notes)
-    pixels = decode_image(path, size=None, channels=channels, max_pixels=max_pixels, notes=notes)
-    image = Image.fromarray(pixels if channels == 3 else pixels[:, :, 0])
-    height, width = size
-    # The largest part of the wanted shape; its sides need not be whole pixels.
-    scale = min(image.height / height, image.width / width)
-    top, left = (image.height - scale * height) / 2, (image.width - scale * width) / 2
-    right = min(left + scale * width, image.width)
-    bottom = min(top + scale * height, image.height)
-    box = (left, top, right, bottom)
-    image = image.resize((width, height), Image.Resampling.LANCZOS, box, reducing_gap=3.0)
-    result = np.asarray(image, np.uint8)
-    return result if channels == 3 else result[:, :, None]
 
 
 def _check(options: CropOptions) -> StagedFolder:
@@ -242,8 +198,14 @@ def _check(options: CropOptions) -> StagedFolder:
         raise UsageError(f"there is no crop {options.crop!r}", "--crop", " or ".join(CROPS))
     if options.channels not in (1, 3) or options.max_pixels < 1:
         raise UsageError("channels or max_pixels is out of range", "", "--channels=1 or 3")
-    if options.workers is not None and options.workers < 1:
-        raise UsageError(f"--workers is {options.workers}", "", "at least 1")
+    if options.min_side < 1:
+        raise UsageError(f"min_side is {options.min_side}", "", "--min_side from 1")
+    if options.on_bad not in ON_BAD:
+        raise UsageError(f"on_bad is {options.on_bad!r}", "", "--on_bad=skip or error")
+    if not 0 < options.file_timeout < 86_400:
+        raise UsageError(f"file_timeout is {options.file_timeout:g} seconds", "", "60")
+    if options.workers is not None and not 1 <= options.workers <= 1024:
+        raise UsageError(f"{options.workers} workers", "", "--workers from 1 to 1024")
     outside_inputs([options.output], [options.source], "another --output")
     staged = StagedFolder(options.output, MARK, COMMAND, options.overwrite)
     staged.check()
@@ -327,93 +289,25 @@ def _json(key: str, items: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
     return [{"path": printable(name), key: printable(text)} for name, text in items]
 
 
-@contextlib.contextmanager
-def _crashes_survived() -> Iterator[None]:
-    """Commands let a closed pipe end them; here it is a process that crashed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGPIPE, handler)
+def _outcomes(decoder: Decoder, scan: _Scan) -> Iterator[_Outcome]:
+    """What became of the files, in order."""
+    for batch in decoder.encode(len(scan), scan.items):
+        pngs = dict(zip(batch.good.tolist(), batch.pngs(), strict=True))
+        problems = dict(batch.problems)
+        for place in range(batch.items):
+            notes = tuple(note for at, note in batch.notes if at == place)
+            yield _Outcome(pngs.get(place, b""), problems.get(place, ""), notes)
 
 
-def _outcomes(entries: Sequence[ImageEntry], options: CropOptions) -> Iterator[_Outcome]:
-    """What became of the files, in order; a bounded number is under way at any time."""
-    workers = min(options.workers or processors(), len(entries))
-    waiting: deque[Future[_Outcome]] = deque()
-    first = 0
-    pool = _pool(workers)
-    try:
-        while first < len(entries):
-            try:
-                while len(waiting) < _AHEAD * workers and first + len(waiting) < len(entries):
-                    entry = entries[first + len(waiting)]
-                    waiting.append(pool.submit(_work, entry.problem, _task(entry, options)))
-                outcome = waiting[0].result()
-            except BrokenProcessPool:
-                # One of the files under way ended its process, and with it the whole pool.
-                pool.shutdown(cancel_futures=True)
-                suspects = entries[first : first + max(len(waiting), 1)]
-                waiting.clear()
-                yield from _one_by_one(suspects, options)
-                first += len(suspects)
-                pool = _pool(workers)
-                continue
-            waiting.popleft()
-            first += 1
-            yield outcome
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _one_by_one(entries: Sequence[ImageEntry], options: CropOptions) -> Iterator[_Outcome]:
-    pool = _pool(1)
-    try:
-        for entry in entries:
-            try:
-                yield pool.submit(_work, entry.problem, _task(entry, options)).result()
-            except BrokenProcessPool:
-                yield _Outcome(b"", "the decoder crashed on this file", ())
-                pool.shutdown()
-                pool = _pool(1)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _task(entry: ImageEntry, options: CropOptions) -> _Task:
-    return _Task(entry.path, options.size, options.crop, options.channels, options.max_pixels)
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    # Forking a process that has threads (TensorFlow's, a notebook's) can deadlock.
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-
-
-def _start_worker() -> None:
-    # Ctrl-C is the parent's to handle, and a parent that was killed takes its workers along.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Pillow warns about oddities of files without naming these; what matters is an error or a note.
-    warnings.simplefilter("ignore")
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _work(problem: str, task: _Task) -> _Outcome:
-    if problem:
-        return _Outcome(b"", problem, ())
-    notes: list[str] = []
-    try:
-        image = cropped(*task, notes)
-    except DataError as error:
-        return _Outcome(b"", error.what, ())
-    return _Outcome(encode_png(image), "", tuple(notes))
+def _require_readable(
+    options: CropOptions, unreadable: Sequence[tuple[str, str]], tried: int
+) -> None:
+    shown = "; ".join(f"{name}: {reason}" for name, reason in unreadable[:SHOWN])
+    if len(unreadable) == tried:
+        raise DataError(f"none of {tried} files can be read: {shown}", options.source)
+    if unreadable and options.on_bad == "error":
+        raise DataError(
+            f"{len(unreadable)} of {tried} files cannot be read: {shown}",
+            options.source,
+            "repair or remove them, or --on_bad=skip",
+        )

@@ -37,6 +37,8 @@ from realmix_tf.errors import DataError, ResourceError, printable
 from realmix_tf.files import TEMPORARY_PREFIX, atomic_write, resource_error, sync_directory
 
 JOURNAL = ".rename_files.journal"
+# What a renaming has in the folder besides the pictures, the second only while it runs.
+OWN_FILES = (JOURNAL, ".lock")
 SCHEMA = 1
 
 PLANNED, PLACING, DONE = "planned", "placing", "done"

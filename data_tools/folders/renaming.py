@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_tools.file_names import alike
-from data_tools.folders.rename_journal import COMPLETE_OR_UNDO, DONE, JOURNAL, UNDONE, Journal, Move
+from data_tools.folders.rename_journal import (
+    COMPLETE_OR_UNDO,
+    DONE,
+    JOURNAL,
+    OWN_FILES,
+    UNDONE,
+    Journal,
+    Move,
+)
 from data_tools.pictures.class_folders import EXPECTED, FLAT_NAME
 from data_tools.plan import FileUse, Plan, resident_bytes
 from realmix_tf.data.images import is_junk, walk_images
@@ -23,7 +31,6 @@ SHOWN = 8
 _MAX_NAME_BYTES = 255
 _JOURNAL_LINE = 100  # bytes of a line of the journal beside the names
 _HEAD_BYTES = 16
-_OWN = (JOURNAL, ".lock")
 _LABELED_PARTS = frozenset({"train", "test", "valid", "extra"})
 _UNLABELED_PARTS = frozenset({"unlabeled", "unlabelled"})
 _FORMAT_OF = {
@@ -161,18 +168,8 @@ def preview(options: RenameOptions) -> Renaming:
     )
 
 
-def plan_renaming(options: RenameOptions) -> Plan:
-    """What ``rename`` would do, for ``--dry_run``.
-
-    Raises:
-      UsageError, DataError, ResourceError: as ``rename``.
-    """
-    _refuse_pending(Journal.load(options.folder))
-    return plan_of(preview(options))
-
-
 def plan_of(renaming: Renaming) -> Plan:
-    """A preview as a plan."""
+    """A preview as a plan, for ``--dry_run``."""
     files = len(renaming.moves) + renaming.unchanged
     return Plan(
         reads=(FileUse(str(renaming.folder), files * _HEAD_BYTES),),
@@ -320,7 +317,7 @@ def _pictures(folder: Path, left_out: list[tuple[str, str]]) -> Iterator[_Pictur
     class_folders = {part: _folders(folder / part) for part in parts}
 
     def leave_out(name: str, reason: str) -> None:
-        if name not in _OWN:
+        if name not in OWN_FILES:
             left_out.append((name, reason))
 
     for entry in walk_images(folder, leave_out):
@@ -341,11 +338,22 @@ def _pictures(folder: Path, left_out: list[tuple[str, str]]) -> Iterator[_Pictur
 
 
 def _parts(folder: Path) -> tuple[str, ...]:
-    """The folders of a data set (train, test, unlabeled) where it is one; else one empty text."""
+    """The folders of a data set (train, test, unlabeled) where it is one; else one empty text.
+
+    Raises:
+      UsageError: it seems to be one, but has other folders too.
+    """
     found = _folders(folder)
-    if found and found <= _LABELED_PARTS | _UNLABELED_PARTS and found & {"train", "test"}:
-        return tuple(sorted(found))
-    return ("",)
+    others = found - _LABELED_PARTS - _UNLABELED_PARTS
+    if found & {"train", "test"} and others and any(_folders(folder / p) for p in found - others):
+        # Its parts would be taken for classes, and their classes be lost.
+        raise UsageError(
+            f"{', '.join(sorted(found - others))} look like the parts of a data set, but there is "
+            f"{min(others)!r} beside them",
+            folder,
+            f"--targetdir={folder / min(found - others)}, a part at a time",
+        )
+    return tuple(sorted(found)) if found & {"train", "test"} and not others else ("",)
 
 
 def _folders(folder: Path) -> frozenset[str]:
@@ -455,6 +463,7 @@ def _check_folders(root: Path, folders: set[str]) -> None:
     """Checks that the folders may be written and that none has an interrupted renaming."""
     for folder in sorted(folders):
         path = root / folder
+        # Asked, not tried as ``require_writable`` does: a preview touches nothing of the user's.
         if not os.access(path, os.W_OK | os.X_OK):
             raise ResourceError("this folder may not be written", path, "another user, or a copy")
         above = path

@@ -7,19 +7,20 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_tools.looking.inputs import walk
 from data_tools.plan import Plan, estimate_seconds, files, resident_bytes
 from data_tools.progress import Progress
 from data_tools.records.split_map import map_beside, read_split_map
-from realmix_tf.data.manifest import Manifest, is_marked_incomplete, read_manifest
+from realmix_tf.data.manifest import Manifest, is_marked_incomplete, manifest_path, read_manifest
 from realmix_tf.data.records import RecordReader
-from realmix_tf.errors import DataError, RealmixError, printable
+from realmix_tf.errors import DataError, RealmixError, ResourceError, printable
 from realmix_tf.files import TEMPORARY_PREFIX, human_bytes, resource_error
 
 _SUFFIX = ".tfrecord"
@@ -41,6 +42,7 @@ class FileStatus:
       labeled: how many of them have a true label.
       bytes: its size.
       problem: what is wrong; empty when ok.
+      readable: it could be read; where not, the problem is no damage.
       stale: what it was made from is not there any more in that form; empty otherwise.
     """
 
@@ -52,6 +54,7 @@ class FileStatus:
     bytes: int
     problem: str = ""
     stale: str = ""
+    readable: bool = True
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class MapStatus:
     Attributes:
       problem: why it does not fit the split's files; empty when it does.
       remark: what could not be compared with it.
+      readable: as ``FileStatus``.
     """
 
     file: str
@@ -68,6 +72,7 @@ class MapStatus:
     unlabeled: int
     problem: str = ""
     remark: str = ""
+    readable: bool = True
 
 
 @dataclass(frozen=True)
@@ -81,17 +86,37 @@ class Leftover:
 
 @dataclass(frozen=True)
 class Verification:
-    """Everything ``check`` found out."""
+    """Everything ``check`` found out.
+
+    Attributes:
+      files, maps, leftovers: what was looked at.
+      skipped: links to folders, which were not followed.
+    """
 
     files: tuple[FileStatus, ...]
     maps: tuple[MapStatus, ...]
     leftovers: tuple[Leftover, ...]
+    skipped: tuple[str, ...] = ()
 
     @property
     def damaged(self) -> list[str]:
         """The files that are damaged or do not fit each other."""
-        bad = [status.file for status in self.files if not status.ok]
-        return bad + [status.file for status in self.maps if status.problem]
+        return [status.file for status in self._bad if status.readable]
+
+    @property
+    def unreadable(self) -> list[str]:
+        """The files that may not be read, of which nothing is known therefore."""
+        return [status.file for status in self._bad if not status.readable]
+
+    @property
+    def notes(self) -> list[str]:
+        """Remarks for people."""
+        return [f"{path} is a link to a folder and was skipped" for path in self.skipped]
+
+    @property
+    def _bad(self) -> list[FileStatus | MapStatus]:
+        statuses: tuple[FileStatus | MapStatus, ...] = (*self.files, *self.maps)
+        return [status for status in statuses if status.problem]
 
     def as_json(self) -> dict[str, Any]:
         """The result as JSON-able data."""
@@ -99,6 +124,8 @@ class Verification:
             "files": [asdict(status) for status in self.files],
             "maps": [asdict(status) for status in self.maps],
             "leftovers": [asdict(leftover) for leftover in self.leftovers],
+            "skipped": list(self.skipped),
+            "notes": self.notes,
         }
 
 
@@ -115,22 +142,21 @@ def check(paths: Sequence[str | os.PathLike[str]], clean: bool = False) -> Verif
 
     Raises:
       DataError: as ``verify``.
-      ResourceError: a leftover cannot be removed.
+      ResourceError: a folder may not be read, or a leftover cannot be removed.
     """
-    found = find_record_files(paths)
-    total = sum(path.stat().st_size for path in found if path.exists())
-    statuses = []
-    with Progress(total, "B", "verifying") as progress:
-        for path in found:
-            statuses.append(verify_file(path))
-            progress.add(statuses[-1].bytes)
+    skipped: list[str] = []
+    found = find_record_files(paths, skipped)
+    with Progress(sum(map(_size, found)), "B", "verifying") as progress:
+        statuses = [verify_file(path, progress.add) for path in found]
     leftovers = [
         _remove(leftover) if clean else leftover
         for folder in map(Path, paths)
         if folder.is_dir()
         for leftover in find_leftovers(folder)
     ]
-    return Verification(tuple(statuses), tuple(_maps(found)), tuple(leftovers))
+    return Verification(
+        tuple(statuses), tuple(_maps(found)), tuple(leftovers), tuple(dict.fromkeys(skipped))
+    )
 
 
 def plan_check(paths: Sequence[str | os.PathLike[str]], clean: bool = False) -> Plan:
@@ -138,12 +164,14 @@ def plan_check(paths: Sequence[str | os.PathLike[str]], clean: bool = False) -> 
 
     Raises:
       DataError: as ``verify``.
+      ResourceError: a folder may not be read.
     """
-    found = [path for path in find_record_files(paths) if path.exists()]
-    sizes = [path.stat().st_size for path in found]
+    skipped: list[str] = []
+    found = [path for path in find_record_files(paths, skipped) if os.path.exists(path)]
+    sizes = [*map(_size, found)]
 
     def sample() -> int:
-        path = max(found, key=lambda path: path.stat().st_size)
+        path = max(found, key=_size)
         try:
             with RecordReader(path) as reader:
                 ids = np.arange(len(reader))
@@ -168,6 +196,7 @@ def plan_check(paths: Sequence[str | os.PathLike[str]], clean: bool = False) -> 
         memory=resident_bytes() + (max(sizes) // 8 if sizes else 0),
         seconds=2 * estimate_seconds(sum(sizes), sample) if sizes else 0.0,
         facts={"would remove" if clean else "leftovers": [printable(name) for name in gone]},
+        notes=tuple(Verification((), (), (), tuple(skipped)).notes),
     )
 
 
@@ -180,13 +209,27 @@ def verify(paths: Sequence[str | os.PathLike[str]]) -> list[FileStatus]:
     Raises:
       DataError: a path does not exist, or a folder has no record files and nothing that is left
         of them.
+      ResourceError: a folder may not be read.
     """
     return [verify_file(path) for path in find_record_files(paths)]
 
 
-def find_record_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """The record files that the paths name, those below folders sorted by name."""
+def find_record_files(
+    paths: Sequence[str | os.PathLike[str]], skipped: list[str] | None = None
+) -> list[Path]:
+    """The record files that the paths name, those below folders sorted by name.
+
+    Whatever has the name of a record file is listed, so that nothing of that name is passed over.
+
+    Args:
+      paths: record files and folders.
+      skipped: links to folders, which are not followed, are added here.
+
+    Raises:
+      DataError, ResourceError: as ``verify``.
+    """
     found: list[Path] = []
+    skipped = [] if skipped is None else skipped
     for path in map(Path, paths):
         if not path.is_dir():
             if not path.exists() and not path.with_name(path.name + ".json").exists():
@@ -194,43 +237,84 @@ def find_record_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
             found.append(path)
             continue
         below: set[Path] = set()
-        for folder, _, names in os.walk(path):
-            for name in names:
+        for folder, folders, names in walk(path, skipped):
+            for name in (*folders, *names):
                 if name.startswith("."):
                     continue
                 # A manifest alone shows that the records beside it are gone.
                 if name.endswith(_SUFFIX + ".json"):
                     name = name.removesuffix(".json")
                 if name.endswith(_SUFFIX):
-                    below.add(Path(folder, name))
+                    below.add(folder / name)
+        if not below and path.name.endswith(_SUFFIX):
+            below = {path}
         if not below and next(find_leftovers(path), None) is None:
             raise DataError("there are no record files in this folder", path, "check the path")
         found += sorted(below)
     return found
 
 
-def verify_file(path: Path) -> FileStatus:
-    """Checks one file; what is wrong is in the result."""
-    size = path.stat().st_size if path.exists() else 0
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 of what is no file, or cannot be looked at."""
     try:
-        with RecordReader(path) as reader:
-            reader.verify()
-            return FileStatus(
-                file=str(path),
-                ok=True,
-                manifest=reader.manifest is not None,
-                records=len(reader),
-                labeled=int(reader.labeled.sum()),
-                bytes=size,
-                stale=_stale(path, reader.manifest),
-            )
+        status = path.stat()
+    except OSError:
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
+
+
+def verify_file(path: Path, progress: Callable[[int], None] | None = None) -> FileStatus:
+    """Checks one file; what is wrong is in the result.
+
+    Args:
+      path: the file.
+      progress: called with the bytes that were read since the last call; their sum is the file's
+        size, also of a damaged file.
+    """
+    size, done = _size(path), 0
+
+    def count(read: int) -> None:
+        nonlocal done
+        done += read
+        if progress is not None:
+            progress(read)
+
+    try:
+        return _verified(path, size, count)
+    except OSError as error:
+        return _bad_status(path, size, resource_error(error, path))
     except RealmixError as error:
-        marked = is_marked_incomplete(path)
-        problem = "its writing was interrupted" if marked else error.what
-        place = error.where.rpartition(", ")[2]
-        if not marked and place.startswith("record "):
-            problem = f"{place}: {problem}"
-        return FileStatus(str(path), False, not marked, 0, 0, size, problem)
+        return _bad_status(path, size, error)
+    finally:
+        count(size - done)
+
+
+def _verified(path: Path, size: int, progress: Callable[[int], None]) -> FileStatus:
+    with RecordReader(path) as reader:
+        reader.verify(progress)
+        return FileStatus(
+            file=str(path),
+            ok=True,
+            manifest=reader.manifest is not None,
+            records=len(reader),
+            labeled=int(reader.labeled.sum()),
+            bytes=size,
+            stale=_stale(path, reader.manifest),
+        )
+
+
+def _bad_status(path: Path, size: int, error: RealmixError) -> FileStatus:
+    if isinstance(error, ResourceError):
+        return FileStatus(str(path), False, False, 0, 0, size, error.what, readable=False)
+    marked = is_marked_incomplete(path)
+    problem = "its writing was interrupted" if marked else error.what
+    of_manifest = error.where == str(manifest_path(path))
+    if of_manifest and not marked and not problem.startswith("the manifest"):
+        problem = f"its manifest: {problem}"
+    place = error.where.rpartition(", ")[2]
+    if not marked and place.startswith("record "):
+        problem = f"{place}: {problem}"
+    return FileStatus(str(path), False, not marked, 0, 0, size, problem)
 
 
 def find_leftovers(folder: Path) -> Iterator[Leftover]:
@@ -238,10 +322,13 @@ def find_leftovers(folder: Path) -> Iterator[Leftover]:
 
     Unfinished record files are told by the lock of their writer; other temporary files by the
     process in their name, which must be gone, and their age.
+
+    Raises:
+      ResourceError: a folder may not be read.
     """
-    for place, _, names in os.walk(folder):
+    for place, _, names in walk(folder, []):
         for name in sorted(names):
-            path = Path(place, name)
+            path = place / name
             try:
                 status = path.lstat()
             except OSError:
@@ -351,7 +438,8 @@ def _map_status(map_file: Path, path: Path, manifest: Manifest) -> MapStatus:
     try:
         label, unlabel = read_split_map(map_file)
     except RealmixError as error:
-        return MapStatus(str(map_file), 0, 0, error.what)
+        readable = not isinstance(error, ResourceError)
+        return MapStatus(str(map_file), 0, 0, error.what, readable=readable)
     counts = len(label), len(unlabel)
     together = np.concatenate([label, unlabel])
     if len(np.unique(together)) != len(together):
@@ -404,7 +492,7 @@ def describe(result: Verification) -> str:
     width = max((len(printable(status.file)) for status in statuses), default=4)
     lines = [f"{'file':<{width}}  {'records':>8}  {'labelled':>8}  {'bytes':>12}  status"]
     for status in statuses:
-        state = "ok" if status.ok else f"DAMAGED: {status.problem}"
+        state = "ok" if status.ok else _problem(status)
         if status.ok and not status.manifest:
             state = "ok (no manifest: a cut between two records would not show)"
         if status.stale:
@@ -415,9 +503,13 @@ def describe(result: Verification) -> str:
         )
     for item in result.maps:
         if item.problem or item.remark:
-            state = f"DAMAGED: {item.problem}" if item.problem else f"({item.remark})"
+            state = _problem(item) if item.problem else f"({item.remark})"
             lines.append(printable(f"{item.file}  {state}"))
     for leftover in result.leftovers:
         what = "removed" if leftover.removed else "left by a run that was killed (--clean)"
         lines.append(printable(f"{leftover.file}  {human_bytes(leftover.bytes)}  {what}"))
     return "\n".join(lines)
+
+
+def _problem(status: FileStatus | MapStatus) -> str:
+    return f"{'DAMAGED' if status.readable else 'UNREADABLE'}: {status.problem}"

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from data_tools.looking.checking import find_parent, parents_of
-from data_tools.looking.inputs import FILE_ROLES, SUFFIX, dataset_name
+from data_tools.looking.inputs import FILE_ROLES, SUFFIX, dataset_name, walk
 from data_tools.records.split_map import read_split_map
 from data_tools.sources import BENCHMARKS
 from realmix_tf.data.images import FORMATS, decode_image, find_images
@@ -263,10 +263,11 @@ def _literal(text: str) -> str:
 
 
 def _of_folder(path: Path) -> dict[str, Any]:
+    skipped: list[str] = []
     files = sorted(
-        Path(place, name)
-        for place, folders, names in os.walk(path)
-        for name in names
+        place / name
+        for place, folders, names in walk(path, skipped)
+        for name in (*folders, *names)
         if name.endswith(SUFFIX) and not name.startswith(".")
     )
     if files:
@@ -274,6 +275,7 @@ def _of_folder(path: Path) -> dict[str, Any]:
             "kind": "folder of datasets",
             "path": str(path),
             "sets": {str(file.relative_to(path)): _short(file) for file in files},
+            "skipped": skipped,  # links to folders
         }
     return _of_pictures(path)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from realmix_tf.data.names import DatasetName
 from realmix_tf.errors import DataError, UsageError
+from realmix_tf.files import resource_error
 
 SUFFIX = ".tfrecord"
 FILE_ROLES = ("train", "unlabeled", "extra", "test")  # of the files of a whole dataset
@@ -90,10 +92,36 @@ def dataset_name(text: str, data_dir: Path) -> DatasetName:
     return name
 
 
+def walk(folder: Path, skipped: list[str]) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """A folder and those below it, each with its names; nothing is left out in silence.
+
+    Args:
+      folder: where to begin; may be a link itself.
+      skipped: links to folders, which are not followed, are added here.
+
+    Yields:
+      (folder, names of the folders in it, names of everything else in it)
+
+    Raises:
+      ResourceError: a folder may not be read.
+    """
+
+    def stop(error: OSError) -> None:
+        # Other processes may remove what is below meanwhile.
+        if not isinstance(error, FileNotFoundError) or error.filename == str(folder):
+            raise resource_error(error, error.filename) from error
+
+    for place, folders, names in os.walk(folder, onerror=stop):
+        here = Path(place)
+        skipped += sorted(str(here / name) for name in folders if (here / name).is_symlink())
+        yield here, folders, names
+
+
 def _file(word: str, data_dir: str) -> Path | None:
     places = [Path(word), *([Path(data_dir, word)] if data_dir else [])]
     for place in places:
-        if place.is_file():
+        # Of that ending also what is no file: the reader says so.
+        if place.is_file() or (word.endswith(SUFFIX) and place.exists()):
             return place
     if word.endswith(SUFFIX):
         raise DataError("there is no such record file", word, "check the name and --data_dir")

@@ -94,7 +94,19 @@ class Inspection:
         return asdict(self)
 
 
-def inspect_dataset(options: InspectOptions) -> list[Inspection]:
+@dataclass(frozen=True)
+class DatasetInspection:
+    """What is in each set, and remarks about how a dataset is divided into them."""
+
+    sets: tuple[Inspection, ...]
+    notes: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The sets and remarks as JSON-able data."""
+        return {"sets": [item.as_json() for item in self.sets], "notes": list(self.notes)}
+
+
+def inspect_dataset(options: InspectOptions) -> DatasetInspection:
     """Looks at every set; each record is decoded once and not kept.
 
     Raises:
@@ -103,13 +115,14 @@ def inspect_dataset(options: InspectOptions) -> list[Inspection]:
     """
     _check(options)
     with ExitStack() as stack:
-        sets, _ = _open(options, stack)
+        sets, notes = _open(options, stack)
         chosen = [_chosen(item.ids, options.limit) for item in sets]
         with Progress(sum(map(len, chosen)), "images", "reading") as progress:
-            found = [_inspect(item, ids, progress) for item, ids in zip(sets, chosen, strict=True)]
+            pairs = zip(sets, chosen, strict=True)
+            found = tuple(_inspect(item, ids, progress) for item, ids in pairs)
         if options.grid is not None:
             sheets.save(_grid(sets, options.per_class), options.grid)
-    return found
+    return DatasetInspection(found, tuple(notes))
 
 
 def plan_inspection(options: InspectOptions) -> Plan:

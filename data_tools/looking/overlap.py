@@ -156,6 +156,8 @@ def find_overlap(options: OverlapOptions) -> Overlap:
     _check(options)
     with ExitStack() as stack:
         sets, notes = open_sets(options.inputs, stack)
+        if len({item.reader.image_shape for item in sets}) > 1:
+            notes.append("the sets have images of different sizes, which never have equal pixels")
         comparison = _Comparison(sets, options.near)
         comparison.read()
         comparison.compare()

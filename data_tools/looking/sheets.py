@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from realmix_tf.errors import UsageError, printable
-from realmix_tf.files import atomic_write
+from realmix_tf.files import atomic_write, require_writable
 
 BACKGROUND, INK, FAINT = (255, 255, 255), (25, 25, 25), (120, 120, 120)
 TEXT_SIZE = 13  # of captions, in pixels
@@ -42,6 +42,7 @@ def check_target(path: Path | None, overwrite: bool) -> None:
 
     Raises:
       UsageError: the file exists, is a folder, or does not end in .png.
+      ResourceError: files cannot be made in its folder.
     """
     if path is None:
         return
@@ -49,6 +50,7 @@ def check_target(path: Path | None, overwrite: bool) -> None:
         raise UsageError("a sheet of pictures is a PNG file", path, f"{path}.png")
     if path.is_dir() or (os.path.lexists(path) and not overwrite):
         raise UsageError("this file exists already", path, "--overwrite, or another name")
+    require_writable(path.parent)
 
 
 def sheet(

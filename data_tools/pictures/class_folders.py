@@ -89,7 +89,8 @@ def scan_labeled(
             folder,
             EXPECTED + ", not both",
         )
-    empty = {_class_name(raw, folder) for raw in folders} - set(map(_composed, numbers))
+    _require_usable({*folders, *numbers}, folder)
+    empty = set(map(_composed, folders)) - set(map(_composed, numbers))
     if empty:
         raise DataError(
             f"no images in the class folder {min(empty)!r}", folder, "fill the folder or remove it"
@@ -97,7 +98,7 @@ def scan_labeled(
     if not len(listing):
         raise DataError(f"no images in this folder, {contents(folder)}", folder, EXPECTED)
     raws = list(numbers)
-    composed = [_class_name(raw, folder) for raw in raws]
+    composed = list(map(_composed, raws))
     _require_distinct(composed, folder)
     names = tuple(sorted(set(composed)))
     rank = {name: i for i, name in enumerate(names)}
@@ -149,19 +150,34 @@ def contents(folder: Path) -> str:
     return "only " + ", ".join(map(repr, seen)) if seen else "it is empty"
 
 
-def _class_name(text: str, where: object) -> str:
+def _require_usable(names: Iterable[str], folder: Path) -> None:
+    """Refuses class names that cannot be shown or written everywhere; all are named."""
+    problems = [
+        f"{name!r} {problem}"
+        for name in sorted(names, key=os.fsencode)
+        if (problem := _name_problem(name))
+    ]
+    if problems:
+        more = f", and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise DataError(
+            f"these cannot be names of classes: {'; '.join(problems[:_SHOWN])}{more}",
+            folder,
+            "rename them",
+        )
+
+
+def _name_problem(name: str) -> str:
     try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError("the name of a class is not UTF-8", where, "rename it") from error
-    if any(unicodedata.category(character) == "Cc" for character in text):
-        raise DataError(f"the class name {text!r} has control characters", where, "rename it")
-    if not text.strip():
-        raise DataError(f"the class name {text!r} is nothing but spaces", where, "rename it")
-    return _composed(text)
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return "is not UTF-8"
+    if any(unicodedata.category(character) == "Cc" for character in name):
+        return "has control characters"
+    return "" if name.strip() else "is nothing but spaces"
 
 
 def _composed(text: str) -> str:
+    """Unicode's composed form; what is not Unicode stays as it is."""
     return unicodedata.normalize("NFC", text)
 
 

@@ -32,9 +32,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from realmix_tf.data.examples import encode_example
+from realmix_tf.data.examples import decode_example, encode_example
 from realmix_tf.data.images import UInt8Array, decode_image, encode_pngs
-from realmix_tf.data.records import frame_of
+from realmix_tf.data.records import apart, frame_of
 from realmix_tf.errors import DataError, ResourceError
 
 # What happens to a decoded and resized image (uint8 [height, width, channels]) before it is
@@ -55,6 +55,8 @@ _START_ATTEMPTS = 3
 # The colour models and copies that a decoder may need for one picture, and for everything else.
 _BYTES_A_PIXEL = 40
 _SPARE_BYTES = 512 << 20
+# Length and checksums before and behind a record.
+_HEAD, _TAIL = 12, 4
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class ImageFormat:
       channels: 1 or 3.
       max_pixels: larger files are refused.
       min_side: files with a shorter side, in pixels, are refused.
+      crop: cut out the central part of the wanted shape instead of stretching; see
+        ``decode_image``.
     """
 
     height: int
@@ -74,6 +78,7 @@ class ImageFormat:
     channels: int
     max_pixels: int
     min_side: int = 1
+    crop: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -123,6 +128,16 @@ class Batch(NamedTuple):
     hashes: NDArray[np.uint64]
     problems: list[tuple[int, str]]
     notes: list[tuple[int, str]]
+
+    def pngs(self) -> list[bytes]:
+        """The PNG bytes of the images in ``frames``.
+
+        Raises:
+          DataError: a decoding process sent something else than records.
+        """
+        return [
+            decode_example(frame[_HEAD:-_TAIL]).image for frame in apart(self.frames, self.lengths)
+        ]
 
 
 class Decoder:
@@ -540,6 +555,7 @@ def _encode_task(
                 image = decode_image(
                     item.path,
                     size=(image_format.height, image_format.width),
+                    crop=image_format.crop,
                     channels=image_format.channels,
                     max_pixels=image_format.max_pixels,
                     min_side=image_format.min_side,

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
 from data_tools.pictures.decoding import Decoder, Item
-from data_tools.pictures.work import Work
 from realmix_tf.errors import printable
 
 _FILES = 64
 _MOST_DECODED = 4096
 _SECONDS = 0.25
+
+
+class Files(Protocol):
+    """Files in an order, such as ``data_tools.pictures.work.Work``."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def items(self, start: int, stop: int) -> list[Item]:
+        """The items start … stop − 1."""
 
 
 class FileSample:
@@ -24,7 +34,7 @@ class FileSample:
       works: what is to be decoded in all.
     """
 
-    def __init__(self, decoder: Decoder, works: Sequence[Work]) -> None:
+    def __init__(self, decoder: Decoder, works: Sequence[Files]) -> None:
         self._decoder = decoder
         ends = np.cumsum([len(work) for work in works])
         total = int(ends[-1])

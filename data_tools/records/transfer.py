@@ -22,7 +22,7 @@ from realmix_tf.data.manifest import ROLES
 from realmix_tf.data.names import check_dataset
 from realmix_tf.data.pixels import RecordHashes
 from realmix_tf.data.record_writer import RecordWriter, refuse_existing
-from realmix_tf.data.records import RecordReader, apart
+from realmix_tf.data.records import BLOCK_BYTES, RecordReader, apart
 from realmix_tf.errors import DataError, ResourceError, UsageError
 
 Int64Array = NDArray[np.int64]
@@ -185,7 +185,7 @@ class RecordPool:
             yield from self.readers[0].blocks(ids)
             return
         mean = max(int(self.sizes(ids).mean()) if len(ids) else 1, 1)
-        step = max((1 << 20) // mean, 1)
+        step = max(BLOCK_BYTES // mean, 1)
         for first in range(0, len(ids), step):
             yield slice(first, min(first + step, len(ids)))
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.looking.checking import verify_file
-from data_tools.outputs import OutputSet, writable
+from data_tools.outputs import NewFiles, OutputSet
 from data_tools.parallel import in_order, threads
 from data_tools.plan import FileUse, Plan, estimate_seconds, files, resident_bytes
 from data_tools.progress import Progress
@@ -36,7 +36,14 @@ from realmix_tf.data.names import check_dataset
 from realmix_tf.data.record_writer import RecordWriter
 from realmix_tf.data.records import frame_of
 from realmix_tf.errors import DataError, printable
-from realmix_tf.files import atomic_write, read_json, require_space, sha256_file, write_json
+from realmix_tf.files import (
+    atomic_write,
+    read_json,
+    require_space,
+    require_writable,
+    sha256_file,
+    write_json,
+)
 
 UNLABELED = "unlabeled"
 
@@ -168,7 +175,6 @@ def build(source: Source, options: BuildOptions) -> SourceResult:
     if left_alone is not None:
         return left_alone
     _require_room(source, options)
-    writable(options.data_dir)
     archives = fetch(source.archives, options.archives, options.access)
     contents = source.read(archives, source)
     counts = _write(source, contents, options)
@@ -324,9 +330,12 @@ def _companion_problem(source: Source, data_dir: Path) -> str:
 
 
 def _require_room(source: Source, options: BuildOptions) -> None:
-    """Raises ``ResourceError`` unless everything can be had and will fit."""
+    """Raises ``ResourceError`` unless everything can be had, will fit and can be written."""
     require_at_hand(source.archives, options.archives, options.access)
     download = bytes_to_download(source.archives, options.archives, options.access)
+    require_writable(options.data_dir)
+    if download:
+        require_writable(options.archives)
     records = sum(source.bytes_of(role) for role in source.records)
     count = sum(source.records.values())
     archives = " and its archives" if download else ""
@@ -355,6 +364,7 @@ def _write(source: Source, contents: Contents, options: BuildOptions) -> dict[st
         overwrite=True,  # what may not be replaced was found before
     )
     with ExitStack() as stack:
+        new = stack.enter_context(NewFiles(options.data_dir))
         total = sum(source.records.values())
         progress = stack.enter_context(Progress(total, "images", f"writing {source.name}"))
         writers = {
@@ -376,6 +386,7 @@ def _write(source: Source, contents: Contents, options: BuildOptions) -> dict[st
         _check_counts(source, contents, {role: item.records for role, item in writers.items()})
         # Only now, when all was read, does an older set lose its validity. The writers commit in
         # reverse: the training file, the mark of the set, is the last.
+        new.about_to_write(_all_files(source, options.data_dir))
         outputs.open()
         write_json(source.mapping_file(options.data_dir), dict(enumerate(contents.classes)))
         for name, data in contents.companions.items():
@@ -383,6 +394,13 @@ def _write(source: Source, contents: Contents, options: BuildOptions) -> dict[st
                 file.write(data)
         _write_report(source, contents, options)
     return {role: writer.records for role, writer in writers.items()}
+
+
+def _all_files(source: Source, data_dir: Path) -> Iterator[Path]:
+    """Everything that a build may write, the marks of complete files before these."""
+    yield from map(manifests.manifest_path, source.record_files(data_dir).values())
+    yield from source.files(data_dir)
+    yield source.report_file(data_dir)
 
 
 def _write_part(

@@ -8,6 +8,7 @@ interrupted one keeps, and continues there.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import io
 import os
@@ -32,9 +33,9 @@ from realmix_tf.files import (
     TEMPORARY_PREFIX,
     human_bytes,
     open_exclusively,
+    open_regular,
     require_space,
     resource_error,
-    sha256_file,
     sync_directory,
 )
 from realmix_tf.version import __version__
@@ -43,6 +44,7 @@ PROBE_SECONDS = 3.0
 LONGEST_PAUSE = 16  # seconds between two attempts
 
 _BLOCK = 1 << 18
+_HASH_BLOCK = 1 << 20
 # An attempt that brought this much was no failure in a row: long downloads over a bad line end.
 _WORTHWHILE = 1 << 20
 # A server that sends less than this on average over a whole time limit is taken for stuck.
@@ -252,10 +254,26 @@ def _verified(archive: Archive, folder: Path, access: Access) -> Path | None:
 
 
 def _digest_problem(path: Path, archive: Archive) -> str:
-    found = sha256_file(path)
+    found = _sha256(path, archive)
     if found == archive.sha256:
         return ""
     return f"the archive has the SHA-256 {found}, the published one {archive.sha256}"
+
+
+def _sha256(path: Path, archive: Archive) -> str:
+    """As ``sha256_file``, which says nothing meanwhile; gigabytes take their time."""
+    digest = hashlib.sha256()
+    try:
+        with (
+            open_regular(path) as file,
+            Progress(archive.size, "B", f"verifying {archive.name}") as progress,
+        ):
+            while block := file.read(_HASH_BLOCK):
+                digest.update(block)
+                progress.add(len(block))
+    except OSError as error:
+        raise resource_error(error, path) from error
+    return digest.hexdigest()
 
 
 class _BrokenError(Exception):

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.outputs import OutputSet, outside_inputs, writable
+from data_tools.folders.rename_journal import OWN_FILES
+from data_tools.outputs import NewFiles, OutputSet, outside_inputs
 from data_tools.pictures.balance import Balanced, balance, class_target
 from data_tools.pictures.class_folders import (
     EXPECTED,
@@ -35,11 +36,11 @@ from data_tools.plan import FileUse, Plan, estimate_seconds, resident_bytes
 from data_tools.progress import Progress
 from data_tools.sources import COMMAND, SourceResult
 from realmix_tf.data.images import MAX_PIXELS, ImageEntry, png_bytes_estimate, walk_images
-from realmix_tf.data.manifest import provenance
+from realmix_tf.data.manifest import manifest_path, provenance
 from realmix_tf.data.names import check_dataset
 from realmix_tf.data.record_writer import RecordWriter
 from realmix_tf.errors import DataError, ResourceError, UsageError, printable
-from realmix_tf.files import require_space, write_json
+from realmix_tf.files import require_space, require_writable, write_json
 
 ON_BAD = ("error", "skip")
 MAX_BAD = 10.0
@@ -197,6 +198,12 @@ class _Files:
             folder / f"{name}-report.json",
         )
 
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """Everything that is written, the marks of complete files before these."""
+        records = (self.train, self.test)
+        return (*map(manifest_path, records), *records, self.mapping, self.report)
+
 
 def _check(options: CustomOptions) -> OutputSet:
     """What can be refused without looking into the folders."""
@@ -220,6 +227,7 @@ def _check(options: CustomOptions) -> OutputSet:
     _require_apart(inputs)
     outputs = OutputSet([files.test], files.train, COMMAND, options.overwrite)
     outputs.check()
+    require_writable(options.data_dir)
     return outputs
 
 
@@ -258,7 +266,13 @@ def _scan(options: CustomOptions, spill: Path | None) -> _Scan:
 
     def entries(part: str) -> Iterator[ImageEntry]:
         others = tuple(root for other, root in resolved.items() if other != part)
-        for entry in walk_images(folders[part], lambda *what: report.leave_out(part, *what)):
+
+        def leave_out(name: str, reason: str) -> None:
+            # rename_files may have been there before; what it leaves is nothing to wonder about.
+            if os.path.basename(name) not in OWN_FILES:
+                report.leave_out(part, name, reason)
+
+        for entry in walk_images(folders[part], leave_out):
             if entry.name == ".":
                 raise ResourceError(entry.problem, folders[part], "permission to list the folder")
             if entry.link and os.path.realpath(entry.path).startswith(others):
@@ -400,7 +414,6 @@ def build_custom(options: CustomOptions) -> SourceResult:
 
 def _build(options: CustomOptions, outputs: OutputSet, scan: _Scan) -> SourceResult:
     files, report, classes = _Files.of(options), scan.report, scan.classes
-    writable(options.data_dir)
     _require_room(options, scan)
     common: dict[str, Any] = {
         "dataset": options.name,
@@ -410,6 +423,7 @@ def _build(options: CustomOptions, outputs: OutputSet, scan: _Scan) -> SourceRes
         "overwrite": True,
     }
     with (
+        NewFiles(options.data_dir) as new,
         RecordWriter(files.train, role="train", **common) as train_writer,
         RecordWriter(files.test, role="test", **common) as test_writer,
         contextlib.closing(UsedPictures(options.data_dir)) as used,
@@ -434,6 +448,7 @@ def _build(options: CustomOptions, outputs: OutputSet, scan: _Scan) -> SourceRes
         same = used.find_same(classes, report)
         # Only now, when nothing can go wrong any more, does an older set lose its validity.
         # The writers commit in reverse: the training file, the mark of the set, is the last.
+        new.about_to_write(files.all)
         outputs.open()
         write_json(files.mapping, dict(enumerate(classes)))
         report.write()
@@ -477,8 +492,6 @@ def plan_custom(options: CustomOptions) -> Plan:
     _check(options)
     scan = _scan(options, None)
     try:
-        if not os.access(_existing(options.data_dir), os.W_OK | os.X_OK):
-            raise ResourceError("permission denied", options.data_dir, "another --data_dir")
         _require_room(options, scan)
         with Decoder(options.image_format, options.workers, options.file_timeout) as decoder:
             sample = FileSample(decoder, [job.originals for job in scan.jobs.values()])
@@ -528,13 +541,6 @@ def _bytes_of(listing: Listing) -> int:
         with contextlib.suppress(OSError):
             total += os.stat(entry.path).st_size
     return total
-
-
-def _existing(folder: Path) -> Path:
-    folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return folder
 
 
 def _record_bytes(options: CustomOptions) -> int:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from absl import flags as absl_flags
 
 from realmix_tf.cli import app
 from realmix_tf.errors import UsageError
+from realmix_tf.files import json_text, require_writable
+
+if TYPE_CHECKING:
+    from data_tools.plan import Plan
 
 NAME = "realmix-extract-accuracy"
 SUMMARY = (
@@ -43,7 +48,8 @@ def summary_text(run_dir: str, summary: dict[str, Any]) -> str:
 
 
 def define(values: absl_flags.FlagValues) -> None:
-    """The command has no flags of its own."""
+    """Adds the command's flags."""
+    app.define_dry_run(values)
 
 
 def run(values: absl_flags.FlagValues, arguments: list[str]) -> dict[str, Any] | str:
@@ -52,10 +58,29 @@ def run(values: absl_flags.FlagValues, arguments: list[str]) -> dict[str, Any] |
 
     if not arguments:
         raise UsageError("no run folder was named", "", f"{NAME} experiments/…/<run>")
+    if values.dry_run:
+        return app.plan_result(values, _plan(arguments))
     summaries = {run_dir: summarize_accuracy(run_dir) for run_dir in arguments}
     if values["json"].value:
         return {"schema": 1, "runs": summaries}
     return "\n".join(summary_text(run_dir, summary) for run_dir, summary in summaries.items())
+
+
+def _plan(run_dirs: Sequence[str]) -> Plan:
+    from data_tools.plan import FileUse, Plan, files, resident_bytes
+    from realmix_tf.evaluation.accuracy import accuracy_summary
+
+    writes = []
+    for run_dir in run_dirs:
+        size = len(json_text(accuracy_summary(run_dir)).encode()) + 1
+        target = Path(run_dir, "stats", "accuracy.json")
+        require_writable(target.parent)
+        writes.append(FileUse(str(target), size))
+    return Plan(
+        reads=files(Path(run_dir, "metrics.jsonl") for run_dir in run_dirs),
+        writes=tuple(writes),
+        memory=resident_bytes(),
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

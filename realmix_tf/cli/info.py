@@ -82,17 +82,20 @@ def _model_facts(path: Path) -> dict[str, Any] | None:
 
 
 def _plan(values: flags.FlagValues, text: str) -> Any:
+    from data_tools.looking.inputs import walk
     from data_tools.plan import FileUse, Plan, resident_bytes
 
     path = app.input_file(values, text)
-    uses = []
-    for place, _, names in os.walk(path) if path.is_dir() else [(path.parent, [], [path.name])]:
-        whole = (Path(str(place), name) for name in sorted(names))
+    uses, skipped = [], list[str]()
+    for place, _, names in (
+        walk(path, skipped) if path.is_dir() else [(path.parent, [], [path.name])]
+    ):
+        whole = (place / name for name in sorted(names))
         uses += [FileUse(str(file), file.lstat().st_size) for file in whole if file.is_file()]
     largest = max((use.bytes for use in uses), default=0)
-    return app.plan_result(
-        values, Plan(reads=tuple(uses), writes=(), memory=resident_bytes() + largest // 8)
-    )
+    notes = tuple(f"{link} is a link to a folder and was skipped" for link in skipped)
+    memory = resident_bytes() + largest // 8
+    return app.plan_result(values, Plan(reads=tuple(uses), writes=(), memory=memory, notes=notes))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -62,7 +62,9 @@ def run(values: flags.FlagValues, arguments: list[str]) -> Any:
     if values.dry_run:
         return app.plan_result(values, plan_inspection(options))
     found = inspect_dataset(options)
-    return {"sets": [item.as_json() for item in found]} if values.json else describe(found)
+    for remark in found.notes:
+        app.note(f"note: {remark}")
+    return found.as_json() if values.json else describe(found.sets)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -33,7 +32,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> Any:
     """Reads and prints."""
     if len(arguments) != 1:
         raise UsageError("one checkpoint, run or model is needed", "", EXAMPLE)
-    path = Path(arguments[0])
+    path = app.input_file(values, arguments[0])
     # Before TensorFlow takes its seconds to load.
     if not path.exists() and not path.with_name(f"{path.name}.json").exists():
         raise CheckpointError("there is no such checkpoint, run or model", path, EXAMPLE)

@@ -66,12 +66,13 @@ def run(values: flags.FlagValues, arguments: list[str]) -> Any:
     result = make_copies(options)
     for remark in result.notes:
         app.note(f"note: {remark}")
-    return {
+    facts: dict[str, Any] = {
         "file": str(result.file),
         "images": result.sources,
         "copies": result.records,
         "bytes": result.bytes,
     }
+    return {**facts, "notes": list(result.notes)} if values.json else facts
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -44,7 +44,21 @@ def define(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_integer("channels", 3, "3 for colour, 1 for grey.", flag_values=values)
     flags.DEFINE_integer("max_pixels", 50_000_000, "Refuse larger pictures.", flag_values=values)
+    flags.DEFINE_integer(
+        "min_side", 1, "Refuse pictures with a shorter side, in pixels.", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "on_bad",
+        "skip",
+        ["skip", "error"],
+        "What a picture that cannot be read does: be left out and listed, or end the work after "
+        "all were tried.",
+        flag_values=values,
+    )
     flags.DEFINE_integer("workers", None, "Processes; one a processor.", flag_values=values)
+    flags.DEFINE_float(
+        "file_timeout", 60.0, "Seconds after which a file is given up.", flag_values=values
+    )
     flags.DEFINE_bool(
         "overwrite", False, "Replace a folder that this command wrote.", flag_values=values
     )
@@ -67,6 +81,9 @@ def run(values: flags.FlagValues, arguments: list[str]) -> Any:
         crop=values.crop,
         channels=values.channels,
         max_pixels=values.max_pixels,
+        min_side=values.min_side,
+        on_bad=values.on_bad,
+        file_timeout=values.file_timeout,
         overwrite=values.overwrite,
         workers=values.workers,
     )

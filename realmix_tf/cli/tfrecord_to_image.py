@@ -29,12 +29,18 @@ def define(values: flags.FlagValues) -> None:
     app.define_data_dir(values)
     app.define_dry_run(values)
     flags.DEFINE_string("output", None, "The folder to make.", flag_values=values)
-    flags.DEFINE_integer("limit", None, "Only this many first records.", flag_values=values)
-    flags.DEFINE_bool(
-        "grid", False, "Also grid.png, the first images of every class.", flag_values=values
+    flags.DEFINE_integer("first", None, "Only this many first records.", flag_values=values)
+    flags.DEFINE_string(
+        "grid",
+        "",
+        "Also write the first images of every class as this PNG file, outside of --output.",
+        flag_values=values,
     )
     flags.DEFINE_bool(
-        "overwrite", False, "Replace a folder that this command wrote.", flag_values=values
+        "overwrite",
+        False,
+        "Replace a folder that this command wrote, and that PNG file.",
+        flag_values=values,
     )
 
 
@@ -49,8 +55,8 @@ def run(values: flags.FlagValues, arguments: list[str]) -> Any:
     options = ExportOptions(
         source=app.input_file(values, arguments[0]),
         output=Path(values.output),
-        limit=values.limit,
-        grid=values.grid,
+        first=values.first,
+        grid=Path(values.grid) if values.grid else None,
         overwrite=values.overwrite,
     )
     if values.dry_run:

@@ -9,7 +9,7 @@ from typing import Any
 from absl import flags
 
 from realmix_tf.cli import app
-from realmix_tf.errors import DataError
+from realmix_tf.errors import DataError, ResourceError
 
 NAME = "verify"
 SUMMARY = "checks record files in full: checksums, records, manifests, origins, maps of splits."
@@ -19,8 +19,9 @@ examples:
   verify data/digits-train.tfrecord
   verify --data_dir=data --clean
 
-Ends with code 3 when something is damaged. STALE is said of a file that was made from another one
-that has changed since: it is whole, but does not belong to it any more."""
+Ends with code 3 when something is damaged, else with code 4 when a file or folder may not be read.
+Links to folders are not followed, but named. STALE is said of a file that was made from another
+one that has changed since: it is whole, but does not belong to it any more."""
 
 
 def define(values: flags.FlagValues) -> None:
@@ -40,15 +41,21 @@ def run(values: flags.FlagValues, arguments: list[str]) -> Any:
         return app.plan_result(values, plan_check(paths, values.clean))
     found = check(paths, values.clean)
     result: Any = found.as_json() if values.json else describe(found)
-    damaged = found.damaged
-    if not damaged:
+    for remark in found.notes:
+        app.note(f"note: {remark}")
+    damaged, unreadable = found.damaged, found.unreadable
+    if not damaged and not unreadable:
         return result
     # The result belongs to stdout also when the command fails.
     print(app.result_json(result) if values.json else result, flush=True)
-    raise DataError(
-        f"{len(damaged)} of {len(found.files) + len(found.maps)} files are damaged",
-        damaged[0],
-        "build them again",
+    total = len(found.files) + len(found.maps)
+    if damaged:
+        what = f"{len(damaged)} of {total} files are damaged"
+        raise DataError(what, damaged[0], "build them again")
+    raise ResourceError(
+        f"{len(unreadable)} of {total} files cannot be read, so they were not checked",
+        unreadable[0],
+        "change their permissions",
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from realmix_tf.data.belonging import check_split
 from realmix_tf.data.names import DatasetName, read_map
 from realmix_tf.data.pixels import RecordHashes
 from realmix_tf.data.records import RecordReader
@@ -95,7 +96,8 @@ def divide(
     Raises:
       UsageError: fewer validation images than the name asks for; pseudo labels of a split.
       DataError: labelled pictures are in the test set, or copies of validation images in the
-        labelled set; copies do not say what they were made from.
+        labelled set; copies do not say what they were made from; files that do not belong
+        together (see ``belonging``).
     """
     if pseudo_labels and files.name.is_split:
         raise UsageError(
@@ -103,7 +105,23 @@ def divide(
             "--use_pseudo_labels",
             f"--dataset={files.name.dataset}-{files.name.valid}",
         )
-    return _Divider(files, need_unlabeled, pseudo_labels, compare, allow_overlap).divide()
+    _require_one_size(files)
+    remarks = check_split(files.labeled, files.pool, files.copies) if files.name.is_split else []
+    division = _Divider(files, need_unlabeled, pseudo_labels, compare, allow_overlap).divide()
+    division.notes[:0] = remarks
+    return division
+
+
+def _require_one_size(files: Files) -> None:
+    """Pixels of images of different sizes cannot be compared, and would seem to differ."""
+    for reader in (files.pool, files.copies, files.test):
+        if reader is not None and reader.image_shape != files.labeled.image_shape:
+            sizes = ["×".join(map(str, r.image_shape)) for r in (files.labeled, reader)]
+            raise DataError(
+                f"the images of {files.labeled.path.name} are {sizes[0]}, these are {sizes[1]}",
+                reader.path,
+                "build and split them from the same dataset",
+            )
 
 
 def training_labels(reader: RecordReader, pseudo_labels: bool) -> Int64Array:

@@ -12,6 +12,7 @@ import math
 import os
 import stat
 import struct
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, NamedTuple
@@ -26,6 +27,11 @@ from realmix_tf.errors import DataError, UsageError
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 50_000_000
 MAX_DEPTH = 64
+
+# What is too large is refused by its header here, and named; Pillow's warning about the same says
+# neither which file it is nor that it was refused. ``warnings.catch_warnings`` around the decoding
+# would do harm: threads decode, and the filters are the whole process's.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 UInt8Array = NDArray[np.uint8]
 
@@ -190,6 +196,7 @@ def decode_image(
     data: bytes | str | os.PathLike[str],
     *,
     size: tuple[int, int] | None,
+    crop: bool = False,
     channels: int = 3,
     max_pixels: int = MAX_PIXELS,
     min_side: int = 1,
@@ -203,11 +210,13 @@ def decode_image(
     16-bit grey is scaled (÷ 257); CMYK and other colour models become RGB; one channel is the
     luminance (ITU-R 601). Another size is reached by stretching with Pillow's Lanczos filter,
     which averages over the source's area; large JPEGs are first decoded at the reduced scale that
-    is still at least twice the wanted one.
+    is still at least twice the wanted one (of the part that is used, with ``crop``).
 
     Args:
       data: the file's bytes or its path.
       size: (height, width) in pixels of the result; None keeps the image's own.
+      crop: with a ``size``, take the largest central part of its aspect ratio, whose edges need
+        not be whole pixels, instead of stretching the whole.
       channels: 1 or 3.
       max_pixels: images whose header announces more are refused before decoding.
       min_side: images with a shorter side, in pixels, are refused too.
@@ -228,7 +237,7 @@ def decode_image(
             _check_size(opened.size, max_pixels, min_side)
             if notes is not None:
                 notes += _remarks(opened, where)
-            return _decode(opened, size, channels, background, notes)
+            return _decode(opened, size, crop, channels, background, notes)
     except DataError as error:
         raise DataError(error.what, where) from error
     except Image.UnidentifiedImageError as error:
@@ -308,13 +317,15 @@ def _remarks(opened: ImageFile, path: str) -> Iterator[str]:
 def _decode(
     opened: ImageFile,
     size: tuple[int, int] | None,
+    crop: bool,
     channels: int,
     background: tuple[int, int, int],
     notes: list[str] | None,
 ) -> UInt8Array:
     if size is not None and opened.format == "JPEG":
         # Twice the wanted size leaves the averaging to the filter; the longer side serves for
-        # both, as the picture may still have to be turned.
+        # both, as the picture may still have to be turned. A part of the wanted shape has one of
+        # the picture's sides whole, so it is no smaller than twice the wanted size either.
         side = 2 * max(size)
         opened.draft(None, (side, side))
     opened.load()
@@ -326,9 +337,27 @@ def _decode(
     if image.mode != mode:
         image = image.convert(mode)
     if size is not None and image.size != (size[1], size[0]):
-        image = image.resize((size[1], size[0]), Image.Resampling.LANCZOS, reducing_gap=3.0)
+        box = _central(image.size, size) if crop else None
+        image = image.resize((size[1], size[0]), Image.Resampling.LANCZOS, box, reducing_gap=3.0)
     pixels = np.asarray(image, np.uint8)
     return pixels[:, :, None] if channels == 1 else pixels
+
+
+def _central(
+    image_size: tuple[int, int], size: tuple[int, int]
+) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of the largest central part of the shape ``size``.
+
+    Args:
+      image_size: (width, height).
+      size: (height, width).
+    """
+    (width, height), (wanted_height, wanted_width) = image_size, size
+    scale = min(width / wanted_width, height / wanted_height)
+    # Rounding must not carry the part beyond the edges.
+    left = max(0.0, (width - scale * wanted_width) / 2)
+    top = max(0.0, (height - scale * wanted_height) / 2)
+    return left, top, width - left, height - top
 
 
 def _upright(image: ImageFile, notes: list[str] | None) -> Image.Image:

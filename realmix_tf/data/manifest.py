@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from realmix_tf import version
-from realmix_tf.errors import DataError
-from realmix_tf.files import read_json, sha256_file, write_json
+from realmix_tf.errors import DataError, RealmixError
+from realmix_tf.files import read_json, resource_error, sha256_file, write_json
 
 SCHEMA = 1
 ROLES = ("train", "test", "label", "unlabel", "unlabeled", "extra")
@@ -77,11 +77,16 @@ def read_manifest(record_path: str | os.PathLike[str]) -> Manifest | None:
     Raises:
       DataError: the manifest is damaged, written by a newer version, or marks a file whose
         writing was interrupted.
+      ResourceError: it may not be read.
     """
     path = manifest_path(record_path)
-    if not path.exists():
+    try:
+        size = path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    if path.stat().st_size > MAX_MANIFEST_BYTES:
+    except OSError as error:
+        raise resource_error(error, path) from error
+    if size > MAX_MANIFEST_BYTES:
         raise DataError("this is too large to be a manifest", path)
     return parse_manifest(read_json(path), path)
 
@@ -101,7 +106,7 @@ def is_marked_incomplete(record_path: str | os.PathLike[str]) -> bool:
     path = manifest_path(record_path)
     try:
         return path.stat().st_size < 1024 and read_json(path) == _INCOMPLETE
-    except (OSError, DataError):
+    except (OSError, RealmixError):
         return False
 
 

@@ -185,9 +185,12 @@ def read_map(path: PathLike, expected: int) -> NDArray[np.int64]:
         not isinstance(ids, list)
         or len(ids) != expected
         or not all(type(i) is int and 0 <= i < 1 << 63 for i in ids)
+        or len(set(ids)) != len(ids)
     ):
         raise DataError(
-            f"the split's map does not list {expected} unlabelled ids", path, "make the split again"
+            f"the split's map does not list {expected} unlabelled ids, each once",
+            path,
+            "make the split again",
         )
     return np.array(ids, np.int64)
 

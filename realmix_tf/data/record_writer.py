@@ -7,10 +7,9 @@ import hashlib
 import os
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -261,23 +260,48 @@ class _Lane:
 
     def __init__(self, work: Callable[[bytes], object]) -> None:
         self._work = work
-        self._pool = ThreadPoolExecutor(1)
-        self._waiting: deque[Future[object]] = deque()
+        # Queues without Python code of their own: they need the lock least.
+        self._blocks: SimpleQueue[bytes | None] = SimpleQueue()
+        self._places: SimpleQueue[None] = SimpleQueue()
+        for _ in range(_BLOCKS_WAITING):
+            self._places.put(None)
+        self._error: BaseException | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
 
     def put(self, block: bytes) -> None:
         """Hands over a block; waits while many are under way, and raises what went wrong."""
-        if len(self._waiting) >= _BLOCKS_WAITING:
-            self._waiting.popleft().result()
-        self._waiting.append(self._pool.submit(self._work, block))
+        self._places.get()
+        self._raise()
+        self._blocks.put(block)
 
     def finish(self) -> None:
         """Waits for everything handed over; raises what went wrong."""
-        while self._waiting:
-            self._waiting.popleft().result()
+        self._blocks.put(None)
+        self._thread.join()
+        self._raise()
 
     def close(self) -> None:
         """Ends the thread without doing what still waits."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._closed = True
+        self._blocks.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (block := self._blocks.get()) is not None:
+            if self._error is None and not self._closed:
+                try:
+                    self._work(block)
+                except BaseException as error:
+                    self._error = error
+            # The next block may need the memory of this one.
+            del block
+            self._places.put(None)
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
 
 
 class _QuickSwitches:

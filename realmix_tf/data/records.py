@@ -18,15 +18,15 @@ import itertools
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
 from realmix_tf.data import manifest as manifests
+from realmix_tf.data.checksums import intact, masked_crc, masked_crcs, with_last_byte
 from realmix_tf.data.examples import (
     BoolArray,
     Index,
@@ -47,7 +47,7 @@ from realmix_tf.data.examples import (
 )
 from realmix_tf.data.manifest import Manifest
 from realmix_tf.errors import DataError
-from realmix_tf.files import resource_error
+from realmix_tf.files import open_regular, resource_error
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 FRAME_OVERHEAD = 16
@@ -62,21 +62,6 @@ _REGION_BITS = 21  # what the kernel maps at most when one byte is read: 2 MiB
 BLOCK_BYTES = 1 << 20  # copied at once: it stays in the processor's cache
 _REBUILD = "build this file again, or fetch it again"
 _WRONG_CHECKSUM = "the checksum is wrong, the record is damaged"
-_CRC_MASK = 0xA282EAD8
-
-
-def masked_crc(data: bytes) -> int:
-    """The CRC-32C of ``data`` as TFRecord files store it."""
-    crc = google_crc32c.value(data)
-    return ((crc >> 15 | crc << 17) + _CRC_MASK) & 0xFFFFFFFF
-
-
-def _masked_crcs(data: bytes, begins: Int64Array, ends: Int64Array) -> NDArray[np.uint32]:
-    """The stored form of the CRC-32C of many pieces of ``data``, little-endian uint32 [n]."""
-    # One piece after the other: a list of them would break up the memory the blocks live in.
-    pieces = map(data.__getitem__, map(slice, begins.tolist(), ends.tolist()))
-    crcs = np.fromiter(map(google_crc32c.value, pieces), np.dtype("<u4"), len(begins))
-    return (crcs >> np.uint32(15) | crcs << np.uint32(17)) + np.uint32(_CRC_MASK)
 
 
 def frame_of(payload: bytes) -> bytes:
@@ -117,7 +102,7 @@ class RecordReader:
             raise DataError("there is no such record file", path, "check the name and --data_dir")
         self.manifest: Manifest | None = manifests.read_manifest(path)
         try:
-            with open(path, "rb") as file:
+            with open_regular(path) as file:
                 if os.fstat(file.fileno()).st_size:
                     self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
@@ -188,6 +173,31 @@ class RecordReader:
         begins, behind = self._starts[ids] - 12, self._ends[ids] + 4
         if not len(ids):
             return b""
+        sizes = behind - begins
+        block = self._alike(begins, sizes)
+        if block is None:
+            joined = self._joined(begins, behind)
+            block = np.frombuffer(joined, np.uint8).copy()
+        else:
+            joined = block.tobytes()
+        if not intact(block, np.cumsum(sizes)):
+            self._check_frames(joined, sizes, ids)
+        return joined
+
+    def _alike(self, begins: Int64Array, sizes: Int64Array) -> NDArray[np.uint8] | None:
+        """Frames of one length that lie as in a table, joined; None where they do not."""
+        stride, first = int(sizes[0]), int(begins.min())
+        rows, over = np.divmod(begins - first, stride)
+        spread = (int(rows.max()) + 1) * stride
+        if (sizes != stride).any() or over.any() or spread > _KEPT_PAGES:
+            return None
+        table = np.frombuffer(self._map, np.uint8, spread, first).reshape(-1, stride)
+        block = table.take(rows, axis=0).reshape(-1)
+        self._touch(min(spread, len(rows) << _REGION_BITS))
+        return block
+
+    def _joined(self, begins: Int64Array, behind: Int64Array) -> bytes:
+        """Pieces of the file, joined."""
         # Neighbours are read as one piece.
         apart = np.flatnonzero(begins[1:] != behind[:-1]) + 1
         firsts, lasts = begins[np.r_[0, apart]], behind[np.r_[apart - 1, -1]]
@@ -196,7 +206,6 @@ class RecordReader:
             self._touch(len(joined))
         else:
             joined = b"".join(self._pieces(firsts, lasts))
-        self._check_frames(joined, behind - begins, ids)
         return joined
 
     def tagged(self, ids: Int64Array, tags: Tagging) -> bytes | list[bytes]:
@@ -264,13 +273,16 @@ class RecordReader:
         ).any():
             return None
         # A second feature of the same name would take precedence.
-        behind = zip((labels + 1).tolist(), ends.tolist(), strict=True)
-        if any(a < b and joined.find(b"label", a, b) >= 0 for a, b in behind):
+        more = np.flatnonzero(labels + 1 < ends)
+        behind = zip((labels[more] + 1).tolist(), ends[more].tolist(), strict=True)
+        if any(joined.find(b"label", a, b) >= 0 for a, b in behind):
             return None
         block[labels] = new
-        joined = block.tobytes()
-        begins = ends - sizes + 16
-        block[ends[:, None] + np.arange(4)] = _masked_crcs(joined, begins, ends)[:, None].view("u1")
+        words = np.ndarray((len(block) - 3,), np.dtype("<u4"), block, strides=(1,))
+        if len(more):
+            words[ends] = masked_crcs(block.tobytes(), ends - sizes + 16, ends)
+        else:
+            words[ends] = with_last_byte(words[ends], old.astype(np.uint8), new.astype(np.uint8))
         return block.tobytes()
 
     def sizes(self, ids: Int64Array | slice = slice(None)) -> Int64Array:
@@ -329,8 +341,11 @@ class RecordReader:
             self._index = index
         return self._index
 
-    def verify(self) -> None:
+    def verify(self, progress: Callable[[int], None] | None = None) -> None:
         """Checks everything: all checksums, all records, and the SHA-256 of the manifest.
+
+        Args:
+          progress: called with the bytes read since the last call.
 
         Raises:
           DataError: something does not agree; the first such record is named.
@@ -338,7 +353,10 @@ class RecordReader:
         digest = hashlib.sha256()
         ids = np.arange(len(self))
         for rows in self.blocks(ids):
-            digest.update(self.frames(ids[rows]))
+            frames = self.frames(ids[rows])
+            digest.update(frames)
+            if progress is not None:
+                progress(len(frames))
         _ = self.index
         if self.manifest is not None and digest.hexdigest() != self.manifest.sha256:
             raise DataError("the SHA-256 differs from the manifest's", self.path, _REBUILD)
@@ -430,8 +448,9 @@ class RecordReader:
             self._touch(min(regions, _KEPT_PAGES))
 
     def _check_frames(self, joined: bytes, sizes: Int64Array, ids: Int64Array) -> None:
+        """Raises ``DataError`` for the first record whose payload has another checksum."""
         ends = np.cumsum(sizes) - 4
-        found = _masked_crcs(joined, ends - sizes + 16, ends)
+        found = masked_crcs(joined, ends - sizes + 16, ends)
         stored = np.frombuffer(joined, np.uint8)[ends[:, None] + np.arange(4)].view("<u4")[:, 0]
         wrong = found != stored
         if wrong.any():
@@ -498,7 +517,7 @@ class RecordReader:
         heads = windows(data, np.where(small, 0, starts), min(_PNG_HEAD, len(data)))
         bad = small
         if not small.all():
-            wrong = heads[:, compared] != np.frombuffer(expected, np.uint8)
+            wrong = np.take(heads, compared, axis=1) != np.frombuffer(expected, np.uint8)
             bad = small | wrong.any(axis=1)
         if not bad.any():
             return

@@ -56,6 +56,19 @@ def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "--json" in lines[2]
 
 
+def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "run", [0.5, 0.75])
+    assert extract_accuracy.main([str(run), "--dry_run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    target = run / "stats" / "accuracy.json"
+    assert not target.parent.exists()
+    assert plan["dry_run"] is True
+    assert plan["reads"][0]["path"] == str(run / "metrics.jsonl")
+    assert extract_accuracy.main([str(run)]) == 0
+    assert plan["writes"] == [{"path": str(target), "bytes": target.stat().st_size}]
+    assert extract_accuracy.main([str(tmp_path / "no"), "--dry_run"]) == 3
+
+
 @pytest.mark.process
 def test_command(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / "a b", [0.5, 0.7]), make_run(tmp_path / "c", [0.25])]

@@ -96,6 +96,12 @@ def test_inspect_dataset(data, tmp_path) -> None:
     assert json.loads(out)["sets"][0]["decoded"] == 7
     out, _ = run("inspect_dataset", "squares.1@12-10", f"--data_dir={data}", "--dry_run")
     assert "validation 10" in out
+    squares.write_split(tmp_path)
+    (tmp_path / "squares-test.tfrecord").unlink()
+    words = ("squares.1@12-10", f"--data_dir={tmp_path}", "--json")
+    out, err = run("inspect_dataset", *words)
+    assert "note: there is no test set squares-test.tfrecord" in err
+    assert "there is no test set squares-test.tfrecord" in json.loads(out)["notes"]
 
 
 def test_info(data) -> None:
@@ -143,7 +149,7 @@ def test_inspect_variables(tmp_path) -> None:
         "checkpoint.save(Path(sys.argv[1]) / 'tf', 64, {'net/w': tf.Variable([1.0, 3.0])}, {})"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=True)
-    out, _ = run("inspect_variables", tmp_path, "--json")
+    out, _ = run("inspect_variables", "tf", f"--data_dir={tmp_path}", "--json")
     assert json.loads(out)["variables"][0]["mean"] == 2.0
     data = tmp_path / "tf" / "model.ckpt-00000064.data-00000-of-00001"
     data.write_bytes(bytes(len(data.read_bytes())))

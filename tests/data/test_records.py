@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 
+from realmix_tf.data import examples, records
 from realmix_tf.data import manifest as manifests
-from realmix_tf.data import records
-from realmix_tf.data.examples import Tagging, decode_example, encode_example
+from realmix_tf.data.examples import Index, Tagging, decode_example, encode_example
 from realmix_tf.data.images import encode_png
 from realmix_tf.data.manifest import manifest_path, provenance, read_manifest
 from realmix_tf.data.record_writer import RecordWriter
@@ -648,6 +648,53 @@ def test_blocks_and_single_records_keep_their_order(tmp_path) -> None:
     assert not (tmp_path / "c.tfrecord").exists()
 
 
+@pytest.mark.parametrize("length", [300, 3000, 20_000])
+@pytest.mark.parametrize("equal", [True, False])
+@pytest.mark.parametrize("names", ["none", "some", "all", "long"])
+def test_the_usual_layout_is_indexed_as_any_other(length, equal, names) -> None:
+    random = np.random.default_rng(length)
+    payloads = []
+    for i in range(40):
+        image = random.bytes(length + (0 if equal else int(random.integers(200))))
+        name = None if names == "none" or (names == "some" and i % 3) else f"train/{i:04}.jpg"
+        if names == "long":
+            name = "n" * int(random.integers(105, 130))
+        payloads.append(encode_example(image, i % 7, name=name))
+    data = np.frombuffer(b"".join(payloads), np.uint8)
+    ends = np.cumsum([len(payload) for payload in payloads])
+    starts = np.concatenate([[0], ends[:-1]])
+    usual, other = (Index(*(np.full(40, -1, kind) for kind in "q?qqqq")) for _ in range(2))
+    assert examples.scan_usual(data, starts, ends, usual, slice(0, 40)) == (names != "long")
+    good = examples.scan(data, starts, ends, other, slice(0, 40))
+    assert good.sum() > 20
+    if names != "long":
+        for a, b in zip(usual, other, strict=True):
+            assert (a[good] == b[good]).all()
+    # Whatever byte around the image is another one, it is not of that layout.
+    if names == "some" and not equal:
+        image_begin, image_end = int(usual.image_starts[3]), int(usual.image_ends[3])
+        for place in {*range(starts[3], image_begin), *range(image_end, image_end + 15)}:
+            damaged = data.copy()
+            damaged[place] ^= 0x81
+            index = Index(*(np.full(40, -1, kind) for kind in "q?qqqq"))
+            assert not examples.scan_usual(damaged, starts, ends, index, slice(0, 40)), place
+            assert (index.labels == -1).all()
+
+
+def test_records_in_a_table_are_read_like_others(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "a.tfrecord"
+    payloads = [encode_example(bytes([i]) * 400, 1) for i in range(40)]
+    path.write_bytes(b"".join(map(frame_of, payloads)))
+    random = np.random.default_rng(0)
+    with RecordReader(path) as reader:
+        orders = [random.permutation(40)[:n] for n in (1, 2, 17, 40)] + [np.array([5, 5, 3])]
+        expected = [b"".join(frame_of(payloads[i]) for i in ids) for ids in orders]
+        assert [reader.frames(ids) for ids in orders] == expected
+        monkeypatch.setattr(records, "_KEPT_PAGES", 1 << 10)
+        monkeypatch.setattr(records, "_REGION_BITS", 7)
+        assert [reader.frames(ids) for ids in orders] == expected
+
+
 def test_threads_switch_as_usual_after_writing(tmp_path) -> None:
     usual = sys.getswitchinterval()
     frame = frame_of(encode_example(b"x" * 100_000, 1))
@@ -657,7 +704,7 @@ def test_threads_switch_as_usual_after_writing(tmp_path) -> None:
             open_writer(tmp_path / "a.tfrecord") as one,
             open_writer(tmp_path / "b.tfrecord") as two,
         ):
-            for _ in range(30):
+            for _ in range(60):
                 one.write_frame(frame, 1)
                 two.write_frame(frame, 1)
             assert sys.getswitchinterval() < usual

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import squares
 
-from data_tools.looking.checking import check, describe, find_leftovers, plan_check
+from data_tools.looking.checking import check, describe, find_leftovers, plan_check, verify_file
 from data_tools.records.splits import SplitOptions, create_split
 from realmix_tf.data.examples import encode_example
 from realmix_tf.data.manifest import provenance
@@ -167,6 +167,41 @@ def test_a_folder_with_nothing_but_leftovers(tmp_path) -> None:
 def _with_leftover(folder: Path) -> Path:
     (folder / ".tmp-a.tfrecord.part").touch()
     return folder
+
+
+def test_what_is_no_file_is_damage_and_links_to_folders_are_named(data, tmp_path_factory) -> None:
+    os.mkfifo(data / "pipe.tfrecord")
+    (data / "folder.tfrecord").mkdir()
+    squares.write(data / "held.tfrecord", *squares.pictures(3, 1), "train")
+    (data / "held.tfrecord.json").unlink()
+    os.mkfifo(data / "held.tfrecord.json")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (data / "SSL" / "linked").symlink_to(elsewhere)
+    (data / "linked.tfrecord").symlink_to(data / "squares-train.tfrecord")
+    found = check([data])
+    bad = {Path(s.file).name: s.problem for s in found.files if not s.ok}
+    assert bad == {
+        "pipe.tfrecord": "this is not a regular file",
+        "folder.tfrecord": "this is not a regular file",
+        "held.tfrecord": "its manifest: this is not a regular file",
+    }
+    assert len(found.files) == 7
+    assert found.skipped == (str(data / "SSL" / "linked"),)
+    assert "linked is a link to a folder" in found.notes[0]
+    assert found.as_json()["skipped"] == [*found.skipped]
+    assert plan_check([data]).notes == tuple(found.notes)
+    (status,) = check([data / "folder.tfrecord"]).files
+    assert not status.ok
+
+
+def test_progress_counts_every_byte_once(data) -> None:
+    path = data / "squares-train.tfrecord"
+    for damage in (lambda: None, lambda: path.write_bytes(b"x" * 1000), path.unlink):
+        damage()
+        size = path.stat().st_size if path.exists() else 0
+        steps: list[int] = []
+        verify_file(path, steps.append)
+        assert sum(steps) == size
 
 
 def test_the_plan_of_a_verification(data) -> None:

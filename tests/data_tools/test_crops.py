@@ -2,16 +2,16 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from pathlib import Path
 
+import hostile_pictures
 import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools.folders import crops
-from data_tools.folders.crops import MARK, CropOptions, cropped, plan_crops, preprocess
-from realmix_tf.data.images import decode_image, find_images
+from data_tools.folders.crops import MARK, CropOptions, plan_crops, preprocess
+from data_tools.pictures import decoding
+from realmix_tf.data.images import decode_image, decode_png, find_images
 from realmix_tf.errors import DataError, UsageError
 
 
@@ -32,51 +32,6 @@ def states(folder: Path) -> dict[Path, tuple[int, ...]]:
         path: (status.st_mode, status.st_ino, status.st_size, status.st_mtime_ns)
         for path, status in found.items()
     }
-
-
-def test_the_middle_is_cut_out_and_resized(tmp_path) -> None:
-    pixels = np.zeros((20, 60, 3), np.uint8)
-    pixels[:, 20:40] = 255
-    Image.fromarray(pixels).save(tmp_path / "wide.png")
-    Image.fromarray(pixels.transpose(1, 0, 2)).save(tmp_path / "tall.png")
-    for name in ("wide.png", "tall.png"):
-        result = cropped(str(tmp_path / name), (8, 8), "center")
-        assert (result.shape, result.dtype) == ((8, 8, 3), np.uint8)
-        # The filter reaches a little beyond the edge of the part, as when the whole is resized.
-        assert result.min() > 230
-        assert result[1:-1, 1:-1].min() > 250
-    stretched = cropped(str(tmp_path / "wide.png"), (8, 8), "none")
-    np.testing.assert_array_equal(stretched, decode_image(tmp_path / "wide.png", size=(8, 8)))
-    half = cropped(str(tmp_path / "wide.png"), (8, 16), "center", channels=1)
-    assert half.shape == (8, 16, 1)
-    assert half[:, [0, -1]].max() < 30
-    assert half[:, 6:10].min() > 250
-
-
-def test_a_picture_of_the_wanted_shape_is_only_resized(tmp_path) -> None:
-    pixels = np.random.RandomState(0).randint(0, 256, (30, 45, 3)).astype(np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "x.png")
-    plain = decode_image(tmp_path / "x.png", size=(10, 15)).astype(int)
-    assert np.abs(plain - cropped(str(tmp_path / "x.png"), (10, 15), "center")).max() <= 1
-    np.testing.assert_array_equal(cropped(str(tmp_path / "x.png"), (30, 45), "center"), pixels)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (7, 3), (4096, 1), (31, 33)])
-def test_any_shape_to_any_other(tmp_path, size) -> None:
-    for source in ((1, 1), (3, 997), (997, 3), (33, 31)):
-        path = picture(tmp_path / "x.png", source)
-        assert (cropped(str(path), size, "center") == (200, 30, 90)).all()
-
-
-def test_turned_photos_are_cut_upright(tmp_path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    pixels = np.zeros((20, 60, 3), np.uint8)
-    pixels[:, :20] = 255
-    Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
-    # A quarter turn to the right: the white end is on top.
-    result = cropped(str(tmp_path / "x.png"), (30, 20), "center")
-    assert result[0].mean() > result[-1].mean()
 
 
 @pytest.mark.process
@@ -135,20 +90,52 @@ def test_a_tree_of_pictures(tmp_path) -> None:
         assert image.size == (8, 8)
 
 
-def _die(problem: str, task: crops._Task) -> crops._Outcome:
-    if task.path.endswith("killer.png"):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return crops._work(problem, task)
+@pytest.mark.process
+@pytest.mark.parametrize("crop", ["center", "none"])
+def test_the_pictures_are_those_of_decode_image(tmp_path, crop) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    random = np.random.RandomState(0)
+    for i, (height, width) in enumerate(((30, 50), (50, 30), (8, 12), (400, 900))):
+        Image.fromarray(random.randint(0, 256, (height, width, 3)).astype(np.uint8)).save(
+            source / f"{i}.jpg"
+        )
+    preprocess(CropOptions(source, tmp_path / "out", (8, 12), crop=crop, channels=1, min_side=9))
+    report = json.loads((tmp_path / "out" / MARK).read_text())
+    assert [item["path"] for item in report["unreadable"]] == ["2.jpg"]
+    for i in (0, 1, 3):
+        expected = decode_image(
+            source / f"{i}.jpg", size=(8, 12), crop=crop == "center", channels=1
+        )
+        pixels = decode_png((tmp_path / "out" / f"{i}.png").read_bytes())
+        np.testing.assert_array_equal(pixels, expected)
 
 
 @pytest.mark.process
-def test_a_file_that_crashes_its_process_costs_one_file(tmp_path, monkeypatch) -> None:
-    for name in ("a", "b", "killer", "z"):
-        picture(tmp_path / "in" / f"{name}.png")
-    monkeypatch.setattr(crops, "_work", _die)
-    result = preprocess(CropOptions(tmp_path / "in", tmp_path / "out", (8, 8), workers=2))
-    assert result.unreadable == (("killer.png", "the decoder crashed on this file"),)
+def test_a_file_that_hangs_or_kills_its_process_costs_one_file(tmp_path, monkeypatch) -> None:
+    for name in ("a.png", "b.png", hostile_pictures.KILLER, "z.png"):
+        picture(tmp_path / "in" / name)
+    (tmp_path / "in" / "slow.jpg").write_bytes(hostile_pictures.scan_bomb(900, 60_000))
+    monkeypatch.setattr(decoding, "_work", hostile_pictures.work)
+    options = CropOptions(tmp_path / "in", tmp_path / "out", (8, 8), workers=2, file_timeout=1)
+    result = preprocess(options)
     assert result.files == 3
+    assert dict(result.unreadable) == {
+        "killer.png": "the decoder crashed on this file (exit code 139)",
+        "slow.jpg": "not decoded after 1 seconds",
+    }
+    assert sorted(os.listdir(tmp_path / "out")) == ["a.png", "b.png", MARK, "z.png"]
+
+
+@pytest.mark.process
+def test_what_cannot_be_read_can_end_the_work(tmp_path) -> None:
+    picture(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "b.png").write_text("x")
+    options = CropOptions(tmp_path / "in", tmp_path / "out", (8, 8), on_bad="error")
+    assert "1 of 2 sampled files cannot be read" in plan_crops(options).notes[0]
+    with pytest.raises(DataError, match=r"1 of 2 files cannot be read: b\.png: not an image.*skip"):
+        preprocess(options)
+    assert os.listdir(tmp_path) == ["in"]
 
 
 def test_what_cannot_be_done_is_refused_beforehand(tmp_path) -> None:
@@ -160,6 +147,9 @@ def test_what_cannot_be_done_is_refused_beforehand(tmp_path) -> None:
         (CropOptions(source, tmp_path / "out", (8, 8), crop="top"), UsageError, "center or none"),
         (CropOptions(source, tmp_path / "out", (8, 8), channels=2), UsageError, "channels"),
         (CropOptions(source, tmp_path / "out", (8, 8), workers=0), UsageError, "workers"),
+        (CropOptions(source, tmp_path / "out", (8, 8), min_side=0), UsageError, "min_side"),
+        (CropOptions(source, tmp_path / "out", (8, 8), on_bad="x"), UsageError, "on_bad"),
+        (CropOptions(source, tmp_path / "out", (8, 8), file_timeout=0), UsageError, "timeout"),
         (CropOptions(tmp_path / "x", tmp_path / "out", (8, 8)), DataError, "no such folder"),
     ):
         for work in (preprocess, plan_crops):

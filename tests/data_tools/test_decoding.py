@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import io
+import dataclasses
 import os
 import signal
 import time
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hostile_pictures import scan_bomb
 from PIL import Image
 
 from data_tools.pictures.decoding import Batch, Decoder, ImageFormat, Item
@@ -108,6 +109,18 @@ def test_records_are_those_of_decode_image_in_order(tmp_path) -> None:
     assert b"".join(b.frames for b in again) == b"".join(b.frames for b in batches)
 
 
+def test_crops_are_those_of_decode_image(tmp_path) -> None:
+    items = pictures(tmp_path, 9)
+    cropping = dataclasses.replace(FORMAT, width=2, crop=True)
+    with Decoder(cropping, 1) as decoder:
+        batches = list(decoder.encode(9, lambda start, stop: items[start:stop]))
+    pngs = [png for batch in batches for png in batch.pngs()]
+    assert pngs == [record.image for record in records(batches)]
+    for png, item in zip(pngs, items, strict=True):
+        expected = decode_image(item.path, size=(6, 2), crop=True)
+        np.testing.assert_array_equal(decode_png(png), expected)
+
+
 def test_a_decoder_serves_several_runs_with_different_steps(tmp_path) -> None:
     items = pictures(tmp_path, 5)
     with Decoder(FORMAT, 1) as decoder:
@@ -170,23 +183,6 @@ def test_a_process_that_is_killed_is_replaced(tmp_path) -> None:
 def test_names_longer_than_a_pipe_holds(tmp_path) -> None:
     items = [item._replace(name="n" * 100_000) for item in pictures(tmp_path, 40)]
     assert len(records(encode(items))) == 40
-
-
-def scan_bomb(side: int, scans: int) -> bytes:
-    """A progressive JPEG of few bytes that takes long to decode: scans without content."""
-
-    def segment(marker: int, content: bytes) -> bytes:
-        return bytes((0xFF, marker)) + (len(content) + 2).to_bytes(2, "big") + content
-
-    plain = io.BytesIO()
-    Image.new("L", (8, 8)).save(plain, "JPEG")
-    tables = plain.getvalue()
-    start = tables.index(b"\xff\xdb")
-    quantization = tables[start : start + 2 + int.from_bytes(tables[start + 2 : start + 4], "big")]
-    frame = segment(0xC2, b"\x08" + 2 * side.to_bytes(2, "big") + b"\x01\x01\x11\x00")
-    huffman = segment(0xC4, b"\x10\x01" + bytes(15) + b"\x00")
-    scan = segment(0xDA, b"\x01\x01\x00\x01\x3f\x00")
-    return b"\xff\xd8" + quantization + frame + huffman + scan * scans + b"\xff\xd9"
 
 
 def test_a_picture_made_to_take_for_ever_is_given_up(tmp_path) -> None:

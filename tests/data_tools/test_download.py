@@ -266,3 +266,12 @@ def test_limits_that_make_no_sense(tmp_path) -> None:
     for bad in ({"retries": -1}, {"timeout": 0}, {"timeout": float("nan")}):
         with pytest.raises(UsageError, match="--retries"):
             fetch([], tmp_path, access(**bad))
+
+
+def test_verifying_says_how_far_it_is(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("data_tools.progress.REPORT_SECONDS", 0.0)
+    (tmp_path / "a.bin").write_bytes(CONTENT)
+    fetch([archive(None)], tmp_path, access(offline=True))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert lines[1].startswith("verifying a.bin: 2.0 MiB of 3.0 MiB, ")

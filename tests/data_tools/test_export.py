@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -56,16 +59,55 @@ def test_files_are_the_stored_bytes_in_class_folders(tmp_path) -> None:
     assert scanned.names == ("cat", "dog", "unlabeled")
 
 
-def test_limit_and_grid(tmp_path) -> None:
+def test_first_records_and_grid(tmp_path) -> None:
     source = records(tmp_path / "d-train.tfrecord", ("cat", "dog"), [1, 0, -1, 1] * 30)
-    result = export(ExportOptions(source, tmp_path / "out", limit=5, grid=True))
+    result = export(ExportOptions(source, tmp_path / "out", first=5, grid=tmp_path / "g.png"))
     assert sum(result.folders.values()) == 5
     assert "cat/5.png" not in files(tmp_path / "out")
     assert "dog/3.png" in files(tmp_path / "out")
-    with Image.open(tmp_path / "out" / "grid.png") as image:
+    with Image.open(tmp_path / "g.png") as image:
         assert image.height > 100
-    with pytest.raises(UsageError, match="limit"):
-        export(ExportOptions(source, tmp_path / "more", limit=0))
+    with pytest.raises(UsageError, match="--first"):
+        export(ExportOptions(source, tmp_path / "more", first=0))
+
+
+def test_where_a_grid_may_lie(tmp_path) -> None:
+    source = records(tmp_path / "d-train.tfrecord", ("cat", "dog"), [1, 0])
+    (tmp_path / "file").touch()
+    (tmp_path / "old.png").write_text("mine")
+    for grid, error, message in (
+        ("out/g.png", UsageError, "--grid outside"),
+        ("g.jpg", UsageError, "a PNG file"),
+        ("old.png", UsageError, "exists already"),
+        ("file/g.png", ResourceError, "file"),
+    ):
+        options = ExportOptions(source, tmp_path / "out", grid=tmp_path / grid)
+        for work in (plan_export, export):
+            with pytest.raises(error, match=message):
+                work(options)
+    assert (tmp_path / "old.png").read_text() == "mine"
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob(".tmp*"))
+
+
+def test_pngs_that_cannot_be_decoded_are_named(tmp_path) -> None:
+    source = tmp_path / "d-train.tfrecord"
+    bomb = bytearray(encode_png(np.zeros((4, 4, 3), np.uint8)))
+    bomb[16:24] = struct.pack(">II", 60_000, 60_000)
+    bomb[29:33] = struct.pack(">I", zlib.crc32(bytes(bomb[12:29])))
+    good = encode_png(np.zeros((4, 4, 3), np.uint8))
+    for bad in (bytes(bomb), good[:-30]):
+        with RecordWriter(
+            source, dataset="d", role="train", classes=("a",), shape=(4, 4, 3), provenance={},
+            overwrite=True,
+        ) as writer:  # fmt: skip
+            for png in (good, bad):
+                writer.write(encode_example(png, 0), 0)
+        options = ExportOptions(source, tmp_path / "out", grid=tmp_path / "g.png")
+        for work in (plan_export, export):
+            with pytest.raises(DataError, match=r"d-train\.tfrecord, record 1"):
+                work(options)
+    assert sorted(os.listdir(tmp_path)) == [source.name, f"{source.name}.json"]
 
 
 def test_class_names_become_harmless_folders(tmp_path) -> None:
@@ -107,7 +149,7 @@ def test_existing_folders(tmp_path) -> None:
         export(options)
     with pytest.raises(UsageError, match="not empty"):
         plan_export(options)
-    again = ExportOptions(source, output, limit=2, overwrite=True)
+    again = ExportOptions(source, output, first=2, overwrite=True)
     (output / "mine.txt").write_text("precious")
     with pytest.raises(UsageError, match=r"'mine\.txt', which tfrecord_to_image did not write"):
         export(again)
@@ -163,6 +205,11 @@ def test_plan(tmp_path) -> None:
     plan = plan_export(ExportOptions(source, tmp_path / "out")).as_json()
     assert plan["facts"] == {"files": 3, "folders": {"cat": 1, "dog": 1, "unlabeled": 1}}
     assert plan["writes"][0]["bytes"] >= 3 * 4096
+    options = ExportOptions(source, tmp_path / "out", grid=tmp_path / "g.png")
+    use = plan_export(options).writes[1]
+    export(options)
+    assert (tmp_path / "g.png").stat().st_size <= use.bytes
+    shutil.rmtree(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_tools.folders.renaming import RenameOptions, rename
 from data_tools.looking.checking import verify
 from data_tools.pictures.class_folders import scan_labeled
 from data_tools.pictures.listing import IN_MEMORY, Listing, Spill
@@ -512,3 +513,35 @@ def test_plans_count_what_balancing_makes(pets) -> None:
     assert any(note.startswith("balanced: 20 training images of each") for note in plan.notes)
     with pytest.raises(ResourceError, match="is free"):
         plan_custom(change(pets, train_balance=2**31 - 1, size=(4096, 4096)))
+
+
+def test_a_first_build_that_fails_at_its_end_leaves_nothing(pets, monkeypatch) -> None:
+    def on_a_full_disk(path: Path, manifest: object) -> None:
+        raise ResourceError("no space left on the disk", path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("realmix_tf.data.manifest.write_manifest", on_a_full_disk)
+        with pytest.raises(ResourceError, match="no space"):
+            build_custom(pets)
+    assert not pets.data_dir.exists()
+    (pets.train_dir / "red_fox" / "page.png").write_text("<html>")
+    with pytest.raises(DataError, match="all are listed in"):
+        build_custom(pets)
+    # The message refers to it.
+    assert files_below(pets.data_dir) == ["my-pets-report.json"]
+
+
+def test_a_folder_that_cannot_be_written_is_refused_beforehand(pets, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    for work in (plan_custom, build_custom):
+        with pytest.raises(ResourceError, match="file/data"):
+            work(change(pets, data_dir=tmp_path / "file" / "data"))
+
+
+def test_what_rename_files_leaves_is_nothing_to_wonder_about(pets) -> None:
+    rename(RenameOptions(pets.train_dir))
+    (pets.train_dir / ".other").touch()
+    assert plan_custom(pets).facts["left_out"] == 1
+    build_custom(pets)
+    report = json.loads((pets.data_dir / "my-pets-report.json").read_text())
+    assert [item["path"] for item in report["left_out"]] == ["train/.other"]

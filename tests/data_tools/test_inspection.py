@@ -44,7 +44,7 @@ def test_everything_is_counted(tmp_path) -> None:
                     source=0 if k == 29 else None,
                 )
             )  # fmt: skip
-    (found,) = inspect_dataset(InspectOptions(inputs(tmp_path, "a-0")))
+    (found,) = inspect_dataset(InspectOptions(inputs(tmp_path, "a-0"))).sets
     assert (found.records, found.labeled, found.pseudo_labeled, found.unlabeled) == (30, 18, 6, 6)
     assert found.copies == 1
     known = np.arange(30) % 5 > 1
@@ -65,7 +65,7 @@ def test_a_limit_spreads_over_the_file(tmp_path) -> None:
     images, truth = squares.pictures(30, 1)
     squares.write(tmp_path / "a.tfrecord", images, truth, "train")
     options = InspectOptions(Inputs((tmp_path / "a.tfrecord",)), limit=4)
-    (found,) = inspect_dataset(options)
+    (found,) = inspect_dataset(options).sets
     assert (found.decoded, found.records) == (4, 30)
     expected = images[[0, 7, 15, 22]].reshape(-1, 3) / 255
     np.testing.assert_allclose(found.mean, expected.mean(0), atol=1e-6)
@@ -74,10 +74,15 @@ def test_a_limit_spreads_over_the_file(tmp_path) -> None:
 
 def test_the_sets_of_a_split_and_the_files_of_a_dataset(tmp_path) -> None:
     squares.write_split(tmp_path)
-    names = [s.name for s in inspect_dataset(InspectOptions(inputs(tmp_path, "squares.1@12-10")))]
-    assert names == ["labeled", "unlabeled", "validation", "test"]
-    names = [s.name for s in inspect_dataset(InspectOptions(inputs(tmp_path, "squares-0")))]
-    assert names == ["squares-train", "squares-test"]
+    found = inspect_dataset(InspectOptions(inputs(tmp_path, "squares.1@12-10")))
+    assert [s.name for s in found.sets] == ["labeled", "unlabeled", "validation", "test"]
+    found = inspect_dataset(InspectOptions(inputs(tmp_path, "squares-0")))
+    assert [s.name for s in found.sets] == ["squares-train", "squares-test"]
+    assert not found.notes
+    (tmp_path / "squares-test.tfrecord").unlink()
+    found = inspect_dataset(InspectOptions(inputs(tmp_path, "squares.1@12-10")))
+    assert "there is no test set squares-test.tfrecord" in found.notes
+    assert list(found.notes) == found.as_json()["notes"]
 
 
 def test_a_sheet_survives_odd_class_names(tmp_path) -> None:
@@ -88,7 +93,7 @@ def test_a_sheet_survives_odd_class_names(tmp_path) -> None:
     )
     grid = tmp_path / "grid.png"
     options = InspectOptions(Inputs((tmp_path / "a.tfrecord",)), grid=grid, per_class=8)
-    (found,) = inspect_dataset(options)
+    (found,) = inspect_dataset(options).sets
     text = describe([found])
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) < 400

@@ -17,7 +17,7 @@ from data_tools.folders.renaming import (
     describe,
     names_json,
     pending,
-    plan_renaming,
+    plan_of,
     plan_undo,
     preview,
     rename,
@@ -109,9 +109,17 @@ def test_a_folder_of_train_test_and_unlabeled(tmp_path) -> None:
         "unlabeled/more/5_more.png",
     ]
     assert len(new_names(tmp_path / "unlabeled")) == 3
-    fill(tmp_path, "cat/x.png")
-    # With another folder beside them these are classes themselves.
-    assert "test/1_test.png" in new_names(tmp_path)
+
+
+def test_a_data_set_with_another_folder_is_no_set_of_classes(tmp_path) -> None:
+    fill(tmp_path, "train/cat/x.png", "test/dog/y.png", "small/p.png")
+    with pytest.raises(UsageError, match=r"'small' beside them.*--targetdir=.*test"):
+        new_names(tmp_path)
+    # Classes may be called so where nothing lies in folders below them.
+    other = tmp_path / "other"
+    other.mkdir()
+    fill(other, "train/x.png", "bus/y.png")
+    assert sorted(new_names(other)) == ["bus/0_bus.png", "train/1_train.png"]
 
 
 def test_the_content_decides_the_extension(tmp_path) -> None:
@@ -189,8 +197,6 @@ def test_a_file_that_appears_meanwhile_is_never_replaced(tmp_path, monkeypatch) 
     journal = pending(tmp_path)
     assert journal is not None
     assert journal.places() == {"old": 2, "hidden": 0, "new": 1, "missing": 0}
-    with pytest.raises(DataError, match="interrupted"):
-        plan_renaming(RenameOptions(tmp_path))
     undo(tmp_path)
     assert (tmp_path / "a" / "1_a.png").read_text() == "precious"
     (tmp_path / "a" / "1_a.png").unlink()
@@ -263,7 +269,7 @@ def test_plans_and_texts(tmp_path) -> None:
     found = preview(RenameOptions(tmp_path))
     assert "a/0.png → 0_a.png" in describe(found)
     assert "and 2 more" in describe(found)
-    plan = plan_renaming(RenameOptions(tmp_path)).as_json()
+    plan = plan_of(preview(RenameOptions(tmp_path))).as_json()
     assert plan["facts"] == {"files": 10, "unchanged": 0, "classes": {"a": 10}, "left_out": 0}
     rename(RenameOptions(tmp_path))
     assert (tmp_path / JOURNAL).stat().st_size <= plan["writes"][0]["bytes"]
@@ -290,6 +296,42 @@ def test_one_at_a_time(tmp_path) -> None:
     with FolderLock(tmp_path), pytest.raises(ResourceError, match="in use"):
         rename(RenameOptions(tmp_path))
     assert list(visible(tmp_path)) == ["a/x.png"]
+
+
+def test_the_lock_goes_with_its_holder(tmp_path) -> None:
+    fill(tmp_path, "a/x.png")
+    with pytest.raises(UsageError, match="nothing was renamed"):
+        undo(tmp_path)
+    assert os.listdir(tmp_path) == ["a"]
+    rename(RenameOptions(tmp_path))
+    assert sorted(os.listdir(tmp_path)) == [JOURNAL, "a"]
+    with FolderLock(tmp_path) as held:
+        waiting = os.open(tmp_path / ".lock", os.O_RDONLY)
+        held.__exit__()
+        with FolderLock(tmp_path):
+            # Of the same name, but not the file that was opened before.
+            assert not os.path.samestat(os.fstat(waiting), os.stat(tmp_path / ".lock"))
+        os.close(waiting)
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_a_lock_never_costs_a_file_of_its_name(tmp_path) -> None:
+    fill(tmp_path, "a/x.png")
+    lock, own = tmp_path / ".lock", tmp_path / "own"
+    for make in (
+        lambda: lock.write_text("mine"),
+        lambda: lock.symlink_to(own),
+        lambda: os.mkfifo(lock),
+        lock.mkdir,
+    ):
+        own.write_text("mine")
+        make()
+        with pytest.raises((DataError, ResourceError), match=r"\.lock"):
+            rename(RenameOptions(tmp_path))
+        assert own.read_text() == "mine"
+        assert os.path.lexists(lock)
+        assert list(visible(tmp_path / "a")) == ["x.png"]
+        lock.rmdir() if lock.is_dir() else lock.unlink()
 
 
 def test_an_interrupted_renaming_below_comes_first(tmp_path) -> None:

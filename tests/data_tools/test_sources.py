@@ -23,8 +23,9 @@ from data_tools.sources import (
 )
 from data_tools.sources.building import BuildOptions, Source
 from data_tools.sources.download import Access
+from realmix_tf.data import manifest as manifests
 from realmix_tf.data.images import decode_pngs
-from realmix_tf.data.manifest import manifest_path, read_manifest
+from realmix_tf.data.manifest import Manifest, manifest_path, read_manifest
 from realmix_tf.data.records import RecordReader
 from realmix_tf.errors import DataError, ResourceError, UsageError
 
@@ -160,7 +161,7 @@ def damage(path: Path) -> None:
         (lambda folder: (folder / "svhn-test.tfrecord").unlink(), "svhn-test.tfrecord is missing"),
         (
             lambda folder: (folder / "svhn-train.tfrecord.json").write_text("{"),
-            "svhn-train.tfrecord: this is not a readable JSON file",
+            "this is not a readable JSON file",
         ),
         (
             lambda folder: (folder / "svhn-train.tfrecord.json").write_text('{"incomplete": true}'),
@@ -369,3 +370,42 @@ def test_threads_keep_the_order_and_stop_at_an_error() -> None:
     with pytest.raises(DataError, match="three"):
         list(in_order(failing, range(10_000)))
     assert len(seen) < 100
+
+
+@pytest.mark.parametrize("role", ["test", "train"])
+def test_a_first_build_that_fails_at_its_end_leaves_nothing(
+    tiny, tmp_path, monkeypatch, role
+) -> None:
+    (source, _, _), archives = tiny["stl10"]
+    opts = options(tmp_path, archives)
+    write, full = manifests.write_manifest, [role]
+
+    def on_a_full_disk(path: Path, manifest: Manifest) -> None:
+        if manifest.role in full:
+            raise ResourceError("no space left on the disk", path)
+        write(path, manifest)
+
+    monkeypatch.setattr(manifests, "write_manifest", on_a_full_disk)
+    with pytest.raises(ResourceError, match="no space"):
+        building.build(source, opts)
+    assert not opts.data_dir.exists()
+    full.clear()
+    building.build(source, opts)
+    before = contents(opts.data_dir)
+    full.append(role)
+    with pytest.raises(ResourceError, match="no space"):
+        building.build(source, dataclasses.replace(opts, overwrite=True))
+    full.clear()
+    assert set(contents(opts.data_dir)) == set(before)
+    # It is not taken for a set that is complete.
+    assert "built again" in building.build(source, opts).facts["state"]
+    assert contents(opts.data_dir) == before
+
+
+def test_a_plan_refuses_a_folder_that_cannot_be_written(tiny, tmp_path) -> None:
+    (source, _, _), archives = tiny["cifar10"]
+    (tmp_path / "data").touch()
+    opts = options(tmp_path, archives)
+    for work in (building.plan, building.build):
+        with pytest.raises(ResourceError, match=r"data\)"):
+            work(source, dataclasses.replace(opts, data_dir=tmp_path / "data"))
