@@ -415,7 +415,7 @@ def _description(data: TrainingData, spec: NetworkSpec, request: RunRequest) -> 
     return ModelDescription(
         spec,
         data.classes,
-        {"resize": "stretch", "background": [255, 255, 255], "channels": data.shape[2]},
+        {"resize": data.resize, "background": [255, 255, 255], "channels": data.shape[2]},
         {"dataset": str(request.data.name), "method": request.method},
     )
 

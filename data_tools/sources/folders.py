@@ -43,6 +43,7 @@ from realmix_tf.errors import DataError, ResourceError, UsageError, printable
 from realmix_tf.files import require_space, require_writable, write_json
 
 ON_BAD = ("error", "skip")
+CROPS = ("none", "center")
 MAX_BAD = 10.0
 CUTOUT = ("", "train", "unlabel", "all")
 CUTOUT_PROBABILITY = 0.3
@@ -65,6 +66,8 @@ class CustomOptions:
       test_dir: labelled test images.
       unlabel_dir: unlabelled images in any arrangement; None for none.
       size: (height, width) of the records' images, in pixels.
+      crop: ``center`` cuts off what is too much of an image's longer side, on both ends alike;
+        ``none`` stretches.
       channels: 1 or 3.
       max_pixels: larger images are refused.
       min_side: images with a shorter side, in pixels, are refused.
@@ -94,6 +97,7 @@ class CustomOptions:
     test_dir: Path
     unlabel_dir: Path | None = None
     size: tuple[int, int] = (32, 32)
+    crop: str = "none"
     channels: int = 3
     max_pixels: int = MAX_PIXELS
     min_side: int = 1
@@ -123,7 +127,8 @@ class CustomOptions:
     @property
     def image_format(self) -> ImageFormat:
         """What the images become."""
-        return ImageFormat(*self.size, self.channels, self.max_pixels, self.min_side)
+        cut = self.crop == "center"
+        return ImageFormat(*self.size, self.channels, self.max_pixels, self.min_side, cut)
 
     @property
     def command(self) -> str:
@@ -131,6 +136,7 @@ class CustomOptions:
         height, width = self.size
         words = [f"{COMMAND} custom --name={self.name} --img_size={height}x{width}"]
         words.append(f"--channels={self.channels}")
+        words += [f"--crop={self.crop}"] if self.crop != "none" else []
         for name in ("train_balance", "unlabel_balance", "min_confidence", "cutout"):
             if getattr(self, name):
                 words.append(f"--{name}={getattr(self, name)}")
@@ -210,6 +216,8 @@ def _check(options: CustomOptions) -> OutputSet:
     check_dataset(options.name)
     if min(options.size) < 1 or options.channels not in (1, 3) or options.max_pixels < 1:
         raise UsageError("size, channels or max_pixels is out of range", "", "--channels=1 or 3")
+    if options.crop not in CROPS:
+        raise UsageError(f"there is no crop {options.crop!r}", "--crop", " or ".join(CROPS))
     if options.on_bad not in ON_BAD:
         raise UsageError(f"on_bad is {options.on_bad!r}", "", "--on_bad=error or skip")
     if not 0 <= options.max_bad <= 100:
@@ -419,7 +427,11 @@ def _build(options: CustomOptions, outputs: OutputSet, scan: _Scan) -> SourceRes
         "dataset": options.name,
         "classes": classes,
         "shape": options.image_format.shape,
-        "provenance": provenance(options.command, seed=options.seed),
+        "provenance": provenance(
+            options.command,
+            seed=options.seed,
+            more={} if options.crop == "none" else {"resize": options.crop},
+        ),
         "overwrite": True,
     }
     with (

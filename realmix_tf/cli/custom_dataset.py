@@ -35,6 +35,14 @@ def define(values: flags.FlagValues) -> None:
         "given.",
         flag_values=values,
     )
+    flags.DEFINE_enum(
+        "crop",
+        "none",
+        ["none", "center"],
+        "custom: center cuts off what is too much of the longer side, on both ends alike; none "
+        "stretches. Models trained on the dataset do the same to the pictures they classify.",
+        flag_values=values,
+    )
     flags.DEFINE_integer("channels", 3, "custom: 3 for colour, 1 for grey.", flag_values=values)
     flags.DEFINE_integer(
         "max_pixels", 50_000_000, "custom: refuse larger images.", flag_values=values
@@ -164,6 +172,7 @@ def _options(values: flags.FlagValues, folder: Path, extra: bool) -> CustomOptio
         test_dir=Path(values.testdir),
         unlabel_dir=_path(values.unlabeldir),
         size=parse_size(values.img_size or DEFAULT_SIZE),
+        crop=values.crop,
         channels=values.channels,
         max_pixels=values.max_pixels,
         min_side=values.min_side,

@@ -20,8 +20,8 @@ example:
   {EXAMPLE}
 
 The output has the same folders and names, ending in .png; the pictures themselves are not touched.
-What cannot be read is left out and listed in <output>/crops.json. create_datasets resizes by
-itself, but it stretches: this command cuts pictures to the shape first."""
+What cannot be read is left out and listed in <output>/crops.json. create_datasets custom --crop
+does the same to pictures as it builds a dataset of them."""
 
 
 def define(values: flags.FlagValues) -> None:

@@ -20,6 +20,8 @@ from realmix_tf.files import read_json, resource_error, sha256_file, write_json
 
 SCHEMA = 1
 ROLES = ("train", "test", "label", "unlabel", "unlabeled", "extra")
+# How pictures come to the size of a dataset, and of a network: as a whole, or its central part.
+RESIZES = ("stretch", "center")
 MAX_SIDE = 65_536
 MAX_CLASSES = 1_000_000
 MAX_MANIFEST_BYTES = 256 << 20
@@ -47,7 +49,8 @@ class Manifest:
       sha256: of the record file, hexadecimal.
       per_class: labelled records of each class.
       provenance: command, seed, parents (file name and sha256), tool version, and what else is
-        worth knowing, such as ``class_map`` (old id → new id of a filter) or ``map_file``.
+        worth knowing, such as ``class_map`` (old id → new id of a filter), ``map_file``, or
+        ``resize`` (one of ``RESIZES``; ``stretch`` where it is not said).
     """
 
     schema: int
@@ -63,6 +66,11 @@ class Manifest:
     sha256: str
     per_class: tuple[int, ...]
     provenance: dict[str, Any]
+
+    @property
+    def resize(self) -> str:
+        """How the pictures came to their size, one of ``RESIZES``."""
+        return str(self.provenance.get("resize", RESIZES[0]))
 
 
 def manifest_path(record_path: str | os.PathLike[str]) -> Path:
@@ -166,14 +174,33 @@ def provenance(
       parents: record files it was made from; their SHA-256 comes from their manifests, or is
         computed where there is none.
       more: further facts.
+
+    Raises:
+      DataError: the parents' pictures came to their size in different ways.
     """
+    resize = _resize_of(parents)
     return {
         "command": command,
         "seed": seed,
         "parents": [{"file": Path(path).name, "sha256": record_sha256(path)} for path in parents],
         "tool_version": version.__version__,
+        **({} if resize == RESIZES[0] else {"resize": resize}),
         **(more or {}),
     }
+
+
+def _resize_of(parents: Sequence[str | os.PathLike[str]]) -> str:
+    """How the pictures of record files came to their size, which models are told."""
+    manifests = [read_manifest(path) for path in parents]
+    found = [RESIZES[0] if manifest is None else manifest.resize for manifest in manifests]
+    for path, resize in zip(parents, found, strict=True):
+        if resize != found[0]:
+            raise DataError(
+                f"the pictures of one file were resized by {resize!r}, of another by {found[0]!r}",
+                path,
+                "build both with the same --crop",
+            )
+    return found[0] if found else RESIZES[0]
 
 
 def record_sha256(path: str | os.PathLike[str]) -> str:
@@ -216,4 +243,6 @@ def _class_problem(value: dict[str, Any]) -> str:
         return "labeled is larger than records"
     if not isinstance(value["provenance"], dict):
         return "provenance is not an object"
+    if value["provenance"].get("resize", RESIZES[0]) not in RESIZES:
+        return f"resize is none of {', '.join(RESIZES)}"
     return ""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from realmix_tf.data.division import Files, divide, training_labels
-from realmix_tf.data.manifest import Manifest
+from realmix_tf.data.manifest import RESIZES, Manifest
 from realmix_tf.data.names import DatasetName
 from realmix_tf.data.records import RecordReader
 from realmix_tf.data.stores import ImageStore
@@ -68,6 +68,7 @@ class TrainingData:
       sources: role → {file, sha256, records}: what the run rests on.
       notes: what the user should be told once.
       files: the record files.
+      resize: how their pictures came to their size, one of ``realmix_tf.data.manifest.RESIZES``.
     """
 
     classes: tuple[str, ...]
@@ -79,6 +80,7 @@ class TrainingData:
     sources: dict[str, dict[str, Any]]
     notes: list[str] = field(default_factory=list)
     files: tuple[Path, ...] = ()
+    resize: str = RESIZES[0]
 
     def counts(self) -> dict[str, int]:
         """Images by set."""
@@ -128,6 +130,7 @@ def load_training_data(settings: DataSettings) -> TrainingData:
         opened.sources,
         opened.notes,
         tuple(dict.fromkeys(reader.path for reader in opened.readers.values())),
+        files.labeled.manifest.resize if files.labeled.manifest else RESIZES[0],
     )
 
 
@@ -219,6 +222,13 @@ class _Opened:
                     f"the {role} and {first_role} sets disagree on image size or classes",
                     self.readers[role].path,
                     "build and split them from the same dataset",
+                )
+            if manifest.resize != first.resize:
+                raise DataError(
+                    f"the pictures of the {role} set were resized by {manifest.resize!r}, those of "
+                    f"the {first_role} set by {first.resize!r}",
+                    self.readers[role].path,
+                    "build both with the same --crop",
                 )
         if described:
             manifest = next(iter(described.values()))

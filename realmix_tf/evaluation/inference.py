@@ -206,6 +206,7 @@ def _decoded(
     """Batches of items with their pixels (or the reason why there are none) and a note."""
     spec = classifier.spec
     options = {k: v for k, v in classifier.preprocessing.items() if k in _DECODE_OPTIONS}
+    crop = classifier.preprocessing.get("resize") == "center"
     size = (spec.height, spec.width)
 
     def decode(item: Item) -> tuple[npt.NDArray[np.uint8] | str, str]:
@@ -214,7 +215,7 @@ def _decoded(
         notes: list[str] = []
         try:
             pixels = decode_image(
-                item.path, size=size, channels=spec.channels, notes=notes, **options
+                item.path, size=size, crop=crop, channels=spec.channels, notes=notes, **options
             )
         except DataError as error:
             return error.what, ""

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from realmix_tf.data.manifest import RESIZES
 from realmix_tf.errors import CheckpointError, DataError
 from realmix_tf.files import atomic_write, human_bytes, read_json, resource_error
 from realmix_tf.nets.spec import NetworkSpec
@@ -39,9 +40,10 @@ class ModelDescription:
     Attributes:
       spec: the network.
       classes: the class names, one an output, all different.
-      preprocessing: how a picture becomes the network's input: ``resize`` (``stretch``, as
-        ``decode_image`` does it), ``background`` (red, green, blue in 0..255 under transparent
-        pixels), ``channels``. Further values are text, numbers, truth values, or lists of them.
+      preprocessing: how a picture becomes the network's input: ``resize`` (``stretch``, or
+        ``center``, which is ``crop`` of ``decode_image``), ``background`` (red, green, blue in
+        0..255 under transparent pixels), ``channels``. Further values are text, numbers, truth
+        values, or lists of them.
       provenance: where it comes from: ``dataset``, ``images`` (seen in training), ``weights``
         (``ema`` or ``raw``) and whatever else is worth knowing; JSON-able.
     """
@@ -272,9 +274,10 @@ def _check_preprocessing(preprocessing: dict[str, Any], channels: int) -> None:
         plain = all(item is None or type(item) in (str, int, float, bool) for item in values)
         if not isinstance(key, str) or not plain or len(values) > _MAX_LIST:
             raise CheckpointError(f"the model's preprocessing has an unusable {str(key)[:80]!r}")
-    if preprocessing.get("resize", "stretch") != "stretch":
+    if preprocessing.get("resize", RESIZES[0]) not in RESIZES:
         raise CheckpointError(
-            f"the model asks for pictures resized by {preprocessing['resize']!r}, not 'stretch'",
+            f"the model asks for pictures resized by {preprocessing['resize']!r}, not "
+            + " or ".join(map(repr, RESIZES)),
             "",
             "a version of this package that fits the model",
         )
