@@ -10,7 +10,7 @@ from pathlib import Path
 from realmix_tf.data import manifest as manifests
 from realmix_tf.data.record_writer import refuse_existing
 from realmix_tf.errors import DataError, RealmixError, UsageError
-from realmix_tf.files import remove, require_writable
+from realmix_tf.files import remove
 
 
 class OutputSet:
@@ -109,13 +109,3 @@ def outside_inputs(
         for root in roots:
             if place.is_relative_to(root):
                 raise UsageError("the output would lie inside an input folder", root, remedy)
-
-
-def writable(folder: Path) -> None:
-    """Makes a folder and checks, before hours of work, that files can be written there.
-
-    Raises:
-      ResourceError: they cannot.
-    """
-    require_writable(folder)
-    folder.mkdir(parents=True, exist_ok=True)

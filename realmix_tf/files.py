@@ -27,6 +27,7 @@ TEMPORARY_PREFIX = ".tmp-"
 
 _RESOURCE_ERRNOS = {
     errno.ENOSPC: "no space left on the disk",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
     errno.EDQUOT: "the disk quota is used up",
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "permission denied",

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.outputs import writable
 from data_tools.plan import FileUse, Plan, estimate_seconds, files, resident_bytes
 from data_tools.progress import Progress
 from data_tools.records.ordering import KeyedPermutation
@@ -25,7 +24,7 @@ from realmix_tf.data.names import DatasetName, read_map
 from realmix_tf.data.record_writer import RecordWriter, refuse_existing
 from realmix_tf.data.records import RecordReader, frame_of
 from realmix_tf.errors import DataError, UsageError
-from realmix_tf.files import require_space
+from realmix_tf.files import require_space, require_writable
 
 if TYPE_CHECKING:
     from realmix_tf.augment.policies import Policy
@@ -102,7 +101,7 @@ def make_copies(options: CopyOptions) -> CopyResult:
     _check(options)
     with RecordReader(options.parent) as reader:
         _check_images(reader, options)
-        writable(options.output.parent)
+        require_writable(options.output.parent)
         count = len(reader)
         total = count * options.copies
         require_space(options.output.parent, _output_bytes(reader, options), f"{total} copies")

@@ -28,7 +28,6 @@ from data_tools.records.transfer import (
     PoolHashes,
     RecordPool,
     check_not_input,
-    check_writable,
     class_counts,
     class_id,
     memory_now,
@@ -38,7 +37,7 @@ from realmix_tf.data.manifest import provenance
 from realmix_tf.data.names import DatasetName, check_dataset
 from realmix_tf.data.record_writer import RecordWriter
 from realmix_tf.errors import DataError, UsageError
-from realmix_tf.files import atomic_write, require_space
+from realmix_tf.files import atomic_write, require_space, require_writable
 
 Int64Array = NDArray[np.int64]
 COMMAND = "create_split"
@@ -299,7 +298,7 @@ def _outputs(options: SplitOptions) -> OutputSet:
     for path in records:
         check_not_input(path, options.inputs, "another target")
     outputs.check()
-    check_writable(options.target.parent)
+    require_writable(options.target.parent)
     return outputs
 
 

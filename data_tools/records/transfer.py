@@ -23,7 +23,8 @@ from realmix_tf.data.names import check_dataset
 from realmix_tf.data.pixels import RecordHashes
 from realmix_tf.data.record_writer import RecordWriter, refuse_existing
 from realmix_tf.data.records import BLOCK_BYTES, RecordReader, apart
-from realmix_tf.errors import DataError, ResourceError, UsageError
+from realmix_tf.errors import DataError, UsageError
+from realmix_tf.files import require_writable
 
 Int64Array = NDArray[np.int64]
 
@@ -312,7 +313,7 @@ def check_output(output: Path, inputs: Sequence[Path], overwrite: bool, flag: st
     check_not_input(output, inputs, f"another {flag}")
     if not overwrite:
         refuse_existing(output)
-    check_writable(output.parent)
+    require_writable(output.parent)
 
 
 def check_not_input(output: Path, inputs: Sequence[Path], remedy: str) -> None:
@@ -321,21 +322,6 @@ def check_not_input(output: Path, inputs: Sequence[Path], remedy: str) -> None:
         same = output.exists() and path.exists() and os.path.samefile(output, path)
         if same or output.resolve() == path.resolve():
             raise UsageError("the output would replace the source", path, remedy)
-
-
-def check_writable(folder: Path) -> None:
-    """Checks that files can be written in a folder that is there or will be; makes nothing.
-
-    Raises:
-      ResourceError: they cannot.
-    """
-    existing = folder.absolute()
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir():
-        raise ResourceError("this is a file, not a folder", existing, "another name")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ResourceError("files cannot be written here", existing, "another folder")
 
 
 def memory_now() -> int:
