@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from realmix_tf.cells import cell, escaped
 from realmix_tf.errors import DataError, UsageError, printable
-from realmix_tf.files import human_bytes, resource_error
+from realmix_tf.files import human_bytes, open_regular, resource_error
 
 Int64Array = NDArray[np.int64]
 
@@ -93,7 +93,7 @@ def read_predictions(path: str | os.PathLike[str]) -> Predictions:
     try:
         if not stat.S_ISREG(source.stat().st_mode):
             raise DataError("this is not a file", source, _EXPECTED)
-        with open(source, "rb") as file:
+        with open_regular(source) as file:
             size = os.fstat(file.fileno()).st_size
             head = file.read(4096)
             file.seek(0)

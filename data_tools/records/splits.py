@@ -37,7 +37,7 @@ from realmix_tf.data.manifest import provenance
 from realmix_tf.data.names import DatasetName, check_dataset
 from realmix_tf.data.record_writer import RecordWriter
 from realmix_tf.errors import DataError, UsageError
-from realmix_tf.files import atomic_write, require_space, require_writable
+from realmix_tf.files import atomic_write, open_regular, require_space, require_writable
 
 Int64Array = NDArray[np.int64]
 COMMAND = "create_split"
@@ -525,7 +525,7 @@ def read_fold(path: Path, seed: int) -> Int64Array:
             f"--seed=0..{FOLDS - 1}",
         )
     remedy = "create_datasets stl10 writes it"
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         text = file.read(_MOST_FOLD_BYTES + 1)
     lines = text.split(b"\n")
     while lines and not lines[-1].strip():

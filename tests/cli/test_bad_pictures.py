@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import io
 import json
 import os
-import resource
 import signal
 import socket
 import struct
@@ -19,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import files_up_to, mortal, need_permissions
 from PIL import Image
 
 from realmix_tf.data.images import MAX_DEPTH, decode_png
@@ -433,32 +432,9 @@ def test_the_same_picture_in_training_and_test(tmp_path) -> None:
 
 def test_a_full_disk(tmp_path) -> None:
     labelled(tmp_path, count=20)
-    limit = 20_000
-    _, err = run(
-        tmp_path, code=4, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit,) * 2)
-    )
+    _, err = run(tmp_path, code=4, preexec_fn=files_up_to(20_000))
     assert "grew past a size limit" in err
     assert written(tmp_path) == []
-
-
-def mortal() -> None:
-    """Makes the permission bits of files count for root too, from the next exec on."""
-    drop_capability, override, read_search = 24, 1, 2
-    for capability in (override, read_search):
-        if ctypes.CDLL(None).prctl(drop_capability, capability, 0, 0, 0):
-            raise OSError("capabilities cannot be dropped")
-
-
-def need_permissions(folder: Path) -> None:
-    folder.chmod(0)
-    try:
-        done = subprocess.run(["ls", folder], capture_output=True, preexec_fn=mortal)
-    except (OSError, subprocess.SubprocessError):
-        pytest.skip("permissions do not bind this user")
-    finally:
-        folder.chmod(0o700)
-    if done.returncode == 0:
-        pytest.skip("permissions do not bind this user")
 
 
 def test_permissions(tmp_path) -> None:

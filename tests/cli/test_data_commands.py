@@ -21,7 +21,11 @@ from realmix_tf.data.record_writer import RecordWriter
 from realmix_tf.data.records import RecordReader
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("create_datasets", "create_split", "make_aug_copy", "filter_dataset", "verify")
+COMMANDS = (
+    "create_datasets", "create_split", "make_aug_copy", "filter_dataset", "merge", "sample",
+    "check_split", "inspect_dataset", "info", "verify", "rename_files", "tfrecord_to_image",
+    "preprocess_crops", "inspect_variables",
+)  # fmt: skip
 
 pytestmark = pytest.mark.process
 
@@ -229,6 +233,7 @@ def test_killed_copies_do_not_look_finished(data, tmp_path) -> None:
     assert not (data / "SSL" / "digits_aug60.1@20-unlabel.tfrecord").exists()
     out, _ = run("make_aug_copy", *words, "--aug_copy=2", "--json")
     assert json.loads(out)["copies"] == 2 * 1277
+    assert json.loads(out)["notes"] == []
     (data / "SSL" / "digits_aug2.1@20-unlabel.tfrecord").unlink()
     (data / "SSL" / "digits_aug2.1@20-unlabel.tfrecord.json").unlink()
     for leftover in (data / "SSL").glob(".tmp-*"):

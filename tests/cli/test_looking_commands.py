@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import squares
+from commands import ROOT, listing, run
 
-ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ("check_split", "inspect_dataset", "info", "inspect_variables", "verify")
 
 pytestmark = pytest.mark.process
-
-
-def run(command: str, *words: object, code: int = 0, cwd: Path = ROOT) -> tuple[str, str]:
-    environment = {key: value for key, value in os.environ.items() if key != "ML_DATA"}
-    process = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / f"{command}.py"), *map(str, words)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=environment,
-        timeout=120,
-        check=False,
-    )
-    assert process.returncode == code, process.stderr
-    assert "Traceback" not in process.stderr
-    if code:
-        assert process.stderr.splitlines()[-1].startswith("error: ")
-    return process.stdout, process.stderr
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +23,6 @@ def data(tmp_path_factory) -> Path:
     test[5] = squares.pictures(120, 1)[0][7]  # labelled
     squares.write(folder / "squares-test.tfrecord", test, labels, "test")
     return folder
-
-
-def listing(folder: Path) -> list[str]:
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
 
 
 @pytest.mark.parametrize("command", COMMANDS)

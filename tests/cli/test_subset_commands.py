@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import resource
 import signal
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import ROOT, files_up_to, listing, run, start
 
 from realmix_tf.data.examples import encode_example
 from realmix_tf.data.images import encode_png
@@ -22,37 +20,10 @@ from realmix_tf.data.manifest import manifest_path, provenance
 from realmix_tf.data.record_writer import RecordWriter
 from realmix_tf.data.records import RecordReader, masked_crc
 
-ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ("create_split", "filter_dataset", "merge", "sample")
 CLASSES = ("cat", "dog", "owl:eagle")
 
 pytestmark = pytest.mark.process
-
-
-def start(
-    command: str, *words: object, prepare: Callable[[], None] | None = None
-) -> subprocess.Popen[str]:
-    environment = {key: value for key, value in os.environ.items() if key != "ML_DATA"}
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts" / f"{command}.py"), *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        preexec_fn=prepare,
-    )
-
-
-def run(
-    command: str, *words: object, code: int = 0, prepare: Callable[[], None] | None = None
-) -> tuple[str, str]:
-    process = start(command, *words, prepare=prepare)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == code, err
-    if code:
-        assert [line for line in err.splitlines() if line.startswith("error: ")], err
-        assert "Traceback" not in err
-    return out, err
 
 
 def words(command: str, folder: Path, source: Path) -> list[str]:
@@ -81,10 +52,6 @@ def write(path: Path, count: int = 60, side: int = 4, kinds: int = 60) -> Path:
             label = -1 if i % 5 == 4 else i % 3
             writer.write(encode_example(images[i % kinds], label, labeled=label >= 0), label)
     return path
-
-
-def listing(folder: Path) -> list[str]:
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
 
 
 @pytest.fixture(scope="module")
@@ -253,11 +220,8 @@ def test_a_kill_leaves_nothing_that_looks_finished(large, tmp_path, command) -> 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_full_disk_is_one_error_and_leaves_nothing(large, tmp_path, command) -> None:
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (5 << 20, 5 << 20))
-
     folder = tmp_path / "new"
-    _, err = run(command, *words(command, folder, large), code=4, prepare=limit)
+    _, err = run(command, *words(command, folder, large), code=4, prepare=files_up_to(5 << 20))
     assert "the file grew past a size limit" in err
     assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 1
     assert not folder.exists()
