@@ -40,7 +40,10 @@ def test_a_record_file_and_its_manifest(data) -> None:
     assert (found["kind"], found["records"], found["role"]) == ("record file", 12, "label")
     assert found["per_class"] == {"red": 4, "green": 4, "blue": 4}
     (parent,) = found["made_from"]
-    assert (parent["file"], parent["state"]) == ("squares-train.tfrecord", "present, the same")
+    assert (parent["file"], parent["state"]) == (
+        "squares-train.tfrecord",
+        "present, the same by its manifest",
+    )
     found = facts(data / "SSL/squares.1@12-label.tfrecord.json")
     assert (found["kind"], found["of"]) == ("manifest", "squares.1@12-label.tfrecord")
     assert "red: 4, green: 4, blue: 4" in describe(found)
@@ -55,6 +58,10 @@ def test_the_chain_of_origins_is_followed(data) -> None:
     squares.write(data / "squares-train.tfrecord", *squares.pictures(60, 3), "train")
     (parent,) = facts(data / "SSL/two.1@12-label.tfrecord")["made_from"]
     assert parent["made_from"][0]["state"].startswith("CHANGED")
+    with open(source, "ab") as file:
+        file.write(b"more")
+    (parent,) = facts(data / "SSL/two.1@12-label.tfrecord")["made_from"]
+    assert parent["state"].startswith("damaged")
     source.unlink()
     (parent,) = facts(data / "SSL/two.1@12-label.tfrecord")["made_from"]
     assert parent["state"].startswith("not found")
