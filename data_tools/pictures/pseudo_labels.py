@@ -175,9 +175,9 @@ def occurring(labels: Int64Array, classes: Sequence[str]) -> tuple[Int64Array, t
     used = np.unique(labels[labels >= 0])
     if not len(used):
         raise DataError(
-            "no unlabelled picture has a predicted class to balance by",
-            "--prediction_balance",
-            "another predictions file",
+            "no unlabelled picture has a class to balance by",
+            "",
+            "--prediction_balance=FILE with predictions of them, or class folders in --unlabeldir",
         )
     ranks = np.full(len(classes) + 1, -1, np.int64)
     ranks[used] = np.arange(len(used))

@@ -258,6 +258,8 @@ def _check_balance(options: CustomOptions) -> None:
         )
     if options.min_confidence and not (options.prediction_balance or options.pseudo_label):
         raise UsageError("--min_confidence needs predictions", "", "--pseudo_label=FILE")
+    if options.cutout_prob != CUTOUT_PROBABILITY and not options.cutout:
+        raise UsageError("--cutout_prob does not say what to erase", "", "--cutout=train")
 
 
 def _scan(options: CustomOptions, spill: Path | None) -> _Scan:

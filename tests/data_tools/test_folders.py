@@ -498,7 +498,7 @@ def test_cutout_erases_in_the_parts_that_are_named_only(pets) -> None:
     "wrong",
     [
         {"train_balance": -1}, {"cutout": "test"}, {"cutout": "all", "cutout_prob": 2},
-        {"min_confidence": 0.5}, {"prediction_balance": Path("p.json")},
+        {"min_confidence": 0.5}, {"cutout_prob": 0.5}, {"prediction_balance": Path("p.json")},
         {"unlabel_dir": None, "unlabel_balance": 5}, {"seed": -1},
     ],
 )  # fmt: skip
