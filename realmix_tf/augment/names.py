@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-POLICY_NAMES = ("none", "cifar10", "svhn", "stl10", "digits", "color", "cutout")
+POLICY_NAMES = ("none", "mirror", "cifar10", "svhn", "stl10", "digits", "color", "cutout")
 
 _BY_DATASET = {
     "svhn": "svhn",

@@ -5,6 +5,7 @@ A policy is a pure function of a batch and of ``width`` uniform numbers an image
 | name | what it does |
 |---|---|
 | none | nothing |
+| mirror | mirror |
 | cifar10 | mirror, shift by up to 4 pixels with reflection |
 | svhn | shift by up to 4 pixels (house numbers are never mirrored) |
 | stl10 | mirror, shift by up to 12 pixels |
@@ -68,7 +69,7 @@ def _shift_policy(name: str, pixels: int, mirror: bool) -> Policy:
 def _mirror_shift(images: tf.Tensor, uniforms: tf.Tensor, pixels: int, mirror: bool) -> tf.Tensor:
     flip = (uniforms[:, 0] < 0.5) & mirror
     offsets = tf.cast(tf.floor(uniforms[:, 1:3] * (2 * pixels + 1)), tf.int32) - pixels
-    return ops.mirror_shift(images, flip, offsets[:, 0], offsets[:, 1])
+    return ops.mirror_shift(images, flip, offsets[:, 0], offsets[:, 1], pixels)
 
 
 def _color(images: tf.Tensor, uniforms: tf.Tensor) -> tf.Tensor:
@@ -102,6 +103,7 @@ _POLICIES = {
     policy.name: policy
     for policy in (
         Policy("none", 1, 1, lambda images, uniforms: images),
+        _shift_policy("mirror", 0, True),
         _shift_policy("cifar10", 4, True),
         _shift_policy("svhn", 4, False),
         _shift_policy("stl10", 12, True),

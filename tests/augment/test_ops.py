@@ -48,6 +48,7 @@ def test_mirror_and_shift_is_flip_then_reflect_pad_then_crop(pad, height, width,
         tf.fill([side * side], mirror),
         tf.constant(dy - pad, tf.int32),
         tf.constant(dx - pad, tf.int32),
+        pad,
     ).numpy()
     for image, y, x, shifted in zip(images, dy, dx, result, strict=True):
         flipped = image[:, ::-1] if mirror else image
@@ -59,7 +60,7 @@ def test_mirror_is_chosen_for_each_image():
     images = photos(6, 5, 5, 3)
     mirror = np.array([True, False, False, True, True, False])
     zeros = tf.zeros([6], tf.int32)
-    result = ops.mirror_shift(tf.constant(images), tf.constant(mirror), zeros, zeros).numpy()
+    result = ops.mirror_shift(tf.constant(images), tf.constant(mirror), zeros, zeros, 1).numpy()
     plain = np.where(mirror[:, None, None, None], images[:, :, ::-1], images)
     np.testing.assert_array_equal(result, plain)
 
