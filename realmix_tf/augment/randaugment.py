@@ -1,0 +1,136 @@
+"""RandAugment (Cubuk et al. 2019, arXiv 1909.13719), in the three forms the literature trains with.
+
+- The FixMatch code's: two of fourteen operations, with replacement, each applied with probability
+  1/2 at a level from 1 to 9; then Cutout. Or fixed numbers of operations at a fixed level.
+- The same with the ranges of the FixMatch paper's table, as the PyTorch editions have it.
+- The one of TorchSSL and USB: three operations, always applied, values uniform in these ranges,
+  then Cutout of a random size. They fill it with (125, 123, 114); here it is hidden, as always.
+
+The published code loses up to a level of grey when it turns floats into bytes; here the bytes stay
+bytes, and an image that is left alone comes out unchanged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from realmix_tf.augment import chain, levels
+from realmix_tf.augment.chain import Op, Step
+from realmix_tf.augment.codes import StrongCode
+from realmix_tf.augment.views import View, cut_out
+
+_PER_STEP = 4  # operation, level, whether, sign
+_RANDOM_LEVELS = (1, 9)
+WINDOW = 16  # side of the FixMatch code's window in pixels, from 32 pixels on
+MIN_SIZE = 8
+
+
+@dataclass(frozen=True)
+class RandAugment:
+    """A policy on top of a weak one.
+
+    Attributes:
+      code: which of the forms; ``code.family`` is ``randaugment``.
+    """
+
+    code: StrongCode
+
+    @property
+    def name(self) -> str:
+        return self.code.text
+
+    @property
+    def min_size(self) -> int:
+        """The smallest height and width, in pixels."""
+        return MIN_SIZE
+
+    @property
+    def width(self) -> int:
+        """Uniform numbers it needs an image."""
+        return self.code.operations * _PER_STEP + (3 if self.code.cutout else 0)
+
+    def __call__(self, images: tf.Tensor, uniforms: tf.Tensor) -> View:
+        """uint8 [N, H, W, C] and float32 [N, width] in [0, 1) → a view."""
+        _, height, width, _ = images.shape
+        steps = self.steps(uniforms, height, width)
+        view = chain.run(images, steps, levels.RANDOM)
+        if not self.code.cutout:
+            return view
+        place = uniforms[:, -3:]
+        side = self._side(place[:, 2], height, width)
+        return cut_out(view, *centre(place[:, :2], height, width), side)
+
+    def steps(self, uniforms: tf.Tensor, height: int, width: int) -> list[Step]:
+        """The drawn operations with their parameters, for images of that size."""
+        used = range(0, self.code.operations * _PER_STEP, _PER_STEP)
+        if self.code.ranges == "uniform":
+            return [_uniform_step(uniforms[:, at : at + _PER_STEP], height, width) for at in used]
+        amount = levels.paper_amount if self.code.ranges == "paper" else levels.code_amount
+        table = levels.level_table(amount, height, width)
+        return [self._level_step(uniforms[:, at : at + _PER_STEP], table) for at in used]
+
+    def _level_step(self, numbers: tf.Tensor, table: levels.Table) -> Step:
+        low, high = _RANDOM_LEVELS if self.code.level is None else (self.code.level,) * 2
+        op = _operation(numbers[:, 0])
+        level = low + tf.cast(numbers[:, 1] * float(high - low + 1), tf.int32)
+        amount = signed_amount(op, level, numbers[:, 3], table)
+        if not self.code.always:
+            op = tf.where(numbers[:, 2] < 0.5, op, int(Op.IDENTITY))
+        return Step(op, amount)
+
+    def _side(self, uniform: tf.Tensor, height: int, width: int) -> tf.Tensor | int:
+        smaller = min(height, width)
+        if self.code.ranges == "uniform":
+            return tf.cast(uniform * (0.5 * smaller), tf.int32)
+        if self.code.cutout_percent is not None:
+            return self.code.cutout_percent * smaller // 100
+        return default_side(height, width)
+
+
+def _operation(uniform: tf.Tensor) -> tf.Tensor:
+    return tf.gather(
+        np.array(levels.RANDOM, np.int32), tf.cast(uniform * float(len(levels.RANDOM)), tf.int32)
+    )
+
+
+def _uniform_step(numbers: tf.Tensor, height: int, width: int) -> Step:
+    op = _operation(numbers[:, 0])
+    low, high = levels.paper_range(height, width)
+    share = tf.cast(numbers[:, 1], tf.float64)
+    amount = tf.gather(low, op) + share * tf.gather(high - low, op)
+    amount = tf.where(op == Op.POSTERIZE, tf.floor(amount), amount)
+    # A level is inverted from the threshold on: between two levels that is from the upper one on.
+    return Step(op, tf.where(op == Op.SOLARIZE, tf.math.ceil(amount), amount))
+
+
+def signed_amount(
+    op: tf.Tensor, level: tf.Tensor, sign: tf.Tensor, table: levels.Table
+) -> tf.Tensor:
+    """float64 [N]: looks amounts up; where the operation has a sign, ``sign`` < 1/2 makes it minus.
+
+    Args:
+      op, level: int32 [N].
+      sign: float32 [N] in [0, 1).
+      table: of ``levels.level_table``.
+    """
+    # Both signs stand in the table, side by side.
+    both = np.where(levels.sign_table()[:, None], -table, table)
+    both = np.stack([both, table], -1).reshape(-1)
+    place = (op * table.shape[1] + level) * 2
+    return tf.gather(both, place + tf.cast(sign >= 0.5, tf.int32))
+
+
+def centre(uniforms: tf.Tensor, height: int, width: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Row and column, int32 [N], uniform over the pixels, from float32 [N, 2] in [0, 1)."""
+    return (
+        tf.cast(uniforms[:, 0] * float(height), tf.int32),
+        tf.cast(uniforms[:, 1] * float(width), tf.int32),
+    )
+
+
+def default_side(height: int, width: int) -> int:
+    """Side of the FixMatch code's window: 16 pixels, in proportion below 32 pixels."""
+    return int(WINDOW * levels.small_scale(height, width) + 0.5)
