@@ -1,9 +1,11 @@
 """Layers the networks share.
 
-Two things set them apart from Keras's own:
+Three things set them apart from Keras's own:
 
 * ``BatchNorm`` runs on TensorFlow's fused kernel and can normalise with a batch's own statistics
   *without* touching the moving averages, which guess and teacher passes need.
+* Normalisation, activation and the convolution behind them are one step in training, which keeps a
+  half or a third of the memory (``realmix_tf.nets.fused``).
 * A convolution's bias is not added to the activations. Batch normalisation removes any constant a
   channel carries, so in training a bias before it has no effect and no gradient; adding it would
   only read and write every activation once more. The bias therefore rides beside the activations
@@ -18,7 +20,14 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from realmix_tf.randomness import key
+from realmix_tf.keys import key
+from realmix_tf.nets import fused
+from realmix_tf.nets.spec import NetworkSpec
+
+# Activations of so many numbers are made again in the backward pass instead of being kept. With
+# WRN-28-2 and 960 rows, where only the maps at full resolution are so large, this lowers the peak
+# from 2.8 to 2.2 GB and costs 3 % of the time; with 64 rows there is nothing to gain.
+_LARGE = 1 << 24
 
 
 class Biased(NamedTuple):
@@ -34,17 +43,42 @@ class Biased(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What a network returns: logits float32 [N, num_classes], features float32 [N, D]."""
+    """What a network returns.
+
+    Attributes:
+      logits: float32 [N, num_classes].
+      features: float32 [N, D], the global mean of ``feature_map``, before dropout.
+      feature_map: [N, h, w, D] in the compute type, the activations before pooling. None only
+        from stand-ins for a network.
+    """
 
     logits: tf.Tensor
     features: tf.Tensor
+    feature_map: tf.Tensor | None = None
 
 
 def initial_normal(seed: int, name: str, shape: tuple[int, ...], stddev: float) -> tf.Tensor:
     """Normal numbers that depend on (seed, name) only, not on the order of construction."""
-    words = key(seed, f"initial/{name}")
-    pair = tf.constant([words & 0x7FFFFFFF, (words >> 32) & 0x7FFFFFFF], tf.int32)
-    return tf.random.stateless_normal(shape, pair) * stddev
+    return tf.random.stateless_normal(shape, _pair(key(seed, f"initial/{name}"))) * stddev
+
+
+def layer_seed(seed: tf.Tensor, name: str) -> tf.Tensor:
+    """int32 [2]: a layer's own seed in a pass, from the pass's seed (int32 [2]) and its name."""
+    first, second = _pair(key(0, f"layer/{name}"))
+    return tf.random.fold_in(tf.random.fold_in(seed, first), second)
+
+
+def _pair(words: int) -> list[int]:
+    return [words & 0x7FFFFFFF, (words >> 32) & 0x7FFFFFFF]
+
+
+def drop(x: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
+    """Dropout (Srivastava et al. 2014): zeroes each number with probability ``rate``.
+
+    What stays is divided by 1 − rate. ``seed`` is int32 [2].
+    """
+    kept = tf.random.stateless_uniform(tf.shape(x), seed) >= rate
+    return tf.where(kept, x / (1.0 - rate), tf.zeros_like(x))
 
 
 class _Weights(keras.layers.Layer):
@@ -53,11 +87,17 @@ class _Weights(keras.layers.Layer):
     def __init__(self, name: str, dtype: str | None = None) -> None:
         super().__init__(name=name.replace("/", "_"), dtype=dtype, autocast=False)
         self.weight_prefix = name
-        self.named: dict[str, keras.Variable] = {}
+        self._weight_names: list[str] = []
+
+    @property
+    def named(self) -> dict[str, keras.Variable]:
+        """The weights by their names within the network."""
+        return {f"{self.weight_prefix}/{name}": getattr(self, name) for name in self._weight_names}
 
     def new_weight(
         self, name: str, value: tf.Tensor, trainable: bool = True, aggregation: str | None = None
     ) -> keras.Variable:
+        """Makes the float32 weight that the caller keeps as attribute ``name``."""
         weight = self.add_weight(
             name=name,
             shape=tuple(value.shape),
@@ -67,12 +107,12 @@ class _Weights(keras.layers.Layer):
             autocast=False,
             aggregation=aggregation,
         )
-        self.named[f"{self.weight_prefix}/{name}"] = weight
+        self._weight_names.append(name)
         return weight
 
 
 class Conv2D(_Weights):
-    """A 'SAME' convolution with bias; kernel N(0, √(2/(k·k·outputs))), bias 0.
+    """A 'SAME' convolution; kernel N(0, √(2/(k·k·outputs))) (He et al. 2015, fan out), bias 0.
 
     Args:
       name: unique within the network; prefix of the weights' names.
@@ -81,44 +121,70 @@ class Conv2D(_Weights):
       stride: step in pixels.
       seed: of the initial kernel.
       dtype: Keras precision policy name.
+      bias: whether it has one.
     """
 
     def __init__(
-        self, name: str, inputs: int, outputs: int, size: int, stride: int, seed: int, dtype: str
+        self,
+        name: str,
+        inputs: int,
+        outputs: int,
+        size: int,
+        stride: int,
+        seed: int,
+        dtype: str,
+        bias: bool = True,
     ) -> None:
         super().__init__(name, dtype)
         shape = (size, size, inputs, outputs)
         deviation = (2.0 / (size * size * outputs)) ** 0.5
         self.kernel = self.new_weight("kernel", initial_normal(seed, name, shape, deviation))
-        self.bias = self.new_weight("bias", tf.zeros([outputs]))
+        self.bias = self.new_weight("bias", tf.zeros([outputs])) if bias else None
         self.size, self.stride = size, stride
+
+    @property
+    def offset(self) -> tf.Tensor | None:
+        """The bias, float32 [outputs]."""
+        return None if self.bias is None else tf.convert_to_tensor(self.bias)
 
     def call(self, x: Biased) -> Biased:
         """[N, H, W, inputs] → [N, ⌈H/stride⌉, ⌈W/stride⌉, outputs]."""
         kernel = tf.convert_to_tensor(self.kernel)
         values = tf.nn.conv2d(x.values, tf.cast(kernel, x.values.dtype), self.stride, "SAME")
-        offset = tf.convert_to_tensor(self.bias)
-        if x.offset is not None:
-            if self.size != 1:
-                # At the border a constant does not pass through zero padding as a constant.
-                raise ValueError(f"{self.weight_prefix}: only 1×1 convolutions take an offset")
-            offset += tf.linalg.matvec(kernel[0, 0], x.offset, transpose_a=True)
-        return Biased(values, offset)
+        if x.offset is None:
+            return Biased(values, self.offset)
+        if self.size != 1:
+            # At the border a constant does not pass through zero padding as a constant.
+            raise ValueError(f"{self.weight_prefix}: only 1×1 convolutions take an offset")
+        passed = tf.linalg.matvec(kernel[0, 0], x.offset, transpose_a=True)
+        return Biased(values, passed if self.offset is None else self.offset + passed)
 
 
 class BatchNorm(_Weights):
-    """Batch normalisation (Ioffe and Szegedy 2015) over N, H, W.
+    """Batch normalisation (Ioffe and Szegedy 2015) over N, H, W, alone or with what follows it.
 
     Moving averages start at mean 0 and variance 1 and take the unbiased batch variance, as
     TensorFlow's fused kernel always did. Under several replicas each normalises its own part of
     the batch, and the moving averages take the mean over the replicas; with ``synchronized`` the
     statistics are those of the whole batch.
+
+    Args:
+      name: unique within the network; prefix of the weights' names.
+      channels: C.
+      decay: of the moving averages, in [0, 1).
+      synchronized: batch statistics over all replicas instead of each replica's own.
+      dtype: Keras precision policy name.
+      epsilon: added to the variance.
     """
 
-    EPSILON = 1e-3
-
     def __init__(
-        self, name: str, channels: int, decay: float, synchronized: bool, dtype: str
+        self,
+        name: str,
+        channels: int,
+        decay: float,
+        synchronized: bool,
+        dtype: str,
+        epsilon: float = 1e-3,
     ) -> None:
         super().__init__(name, dtype)
         self.gamma = self.new_weight("gamma", tf.ones([channels]))
@@ -127,7 +193,7 @@ class BatchNorm(_Weights):
         self.moving_variance = self.new_weight(
             "moving_variance", tf.ones([channels]), False, "mean"
         )
-        self.decay, self.synchronized = decay, synchronized
+        self.decay, self.synchronized, self.epsilon = decay, synchronized, epsilon
 
     def call(self, x: Biased, training: bool = False, update_stats: bool = False) -> tf.Tensor:
         """Normalises; the result carries no offset.
@@ -137,45 +203,66 @@ class BatchNorm(_Weights):
           training: use the batch's own statistics (Python bool).
           update_stats: also move the moving averages (Python bool).
         """
-        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
         if not training:
-            return self._normalize(x, gamma, beta)
-        if self.synchronized and tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            normalized, mean, variance = self._synchronized(x.values, gamma, beta)
-        else:
-            normalized, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-                x=x.values,
-                scale=gamma,
-                offset=beta,
-                mean=tf.zeros([0]),
-                variance=tf.zeros([0]),
-                epsilon=self.EPSILON,
-                is_training=True,
-            )
-        if update_stats:
-            mean = mean if x.offset is None else mean + x.offset
-            self._move(self.moving_mean, mean)
-            self._move(self.moving_variance, variance)
-        return normalized
+            return self._inference(x)
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        result = fused.normalize(x.values, gamma, beta, self.epsilon, self.synchronized)
+        return self._followed(result, x, update_stats)
 
-    def _normalize(self, x: Biased, gamma: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
-        scale = gamma * tf.math.rsqrt(self.moving_variance + self.EPSILON)
+    def activated(
+        self, x: Biased, slope: float, training: bool = False, update_stats: bool = False
+    ) -> tf.Tensor:
+        """``fused.activate(norm(x), slope)``; training keeps its argument and its result."""
+        if not training:
+            return fused.activate(self._inference(x), slope)
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        result = fused.normalize_activate(
+            x.values, gamma, beta, slope, self.epsilon, self.synchronized
+        )
+        return self._followed(result, x, update_stats)
+
+    def convolved(
+        self,
+        x: Biased,
+        slope: float,
+        conv: Conv2D,
+        training: bool = False,
+        update_stats: bool = False,
+    ) -> Biased:
+        """``conv`` of ``activated``; of a large ``x`` training keeps nothing but ``x``."""
+        if not training or (x.values.shape.num_elements() or 0) < _LARGE:
+            active = self.activated(x, slope, training, update_stats)
+            return conv(Biased(active, None))
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        kernel = tf.cast(tf.convert_to_tensor(conv.kernel), x.values.dtype)
+        result = fused.normalize_activate_convolve(
+            x.values, gamma, beta, kernel, conv.stride, slope, self.epsilon, self.synchronized
+        )
+        return Biased(self._followed(result, x, update_stats), conv.offset)
+
+    def share_statistics(self, other: BatchNorm) -> None:
+        """From now on the moving averages are ``other``'s variables; the own ones are dropped."""
+        for name in ("moving_mean", "moving_variance"):
+            self._untrack_variable(getattr(self, name))
+            # Not through Keras, which would list the variable as this layer's, too.
+            object.__setattr__(self, name, getattr(other, name))
+
+    def _inference(self, x: Biased) -> tf.Tensor:
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
         mean = tf.convert_to_tensor(self.moving_mean)
-        shift = beta + ((0.0 if x.offset is None else x.offset) - mean) * scale
-        return tf.cast(tf.cast(x.values, tf.float32) * scale + shift, x.values.dtype)
+        variance = tf.convert_to_tensor(self.moving_variance)
+        if x.offset is not None:
+            # Not taken from the mean, which has no gradient here, while a bias has one.
+            beta += x.offset * gamma * tf.math.rsqrt(variance + self.epsilon)
+        return fused.normalize_inference(x.values, gamma, beta, mean, variance, self.epsilon)
 
-    def _synchronized(
-        self, values: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        x = tf.cast(values, tf.float32)
-        count = tf.cast(tf.size(x) // tf.shape(x)[-1], tf.float32)
-        context = tf.distribute.get_replica_context()
-        count = context.all_reduce("sum", count)
-        mean = context.all_reduce("sum", tf.reduce_sum(x, [0, 1, 2])) / count
-        centred = x - mean
-        variance = context.all_reduce("sum", tf.reduce_sum(centred * centred, [0, 1, 2])) / count
-        normalized = centred * (gamma * tf.math.rsqrt(variance + self.EPSILON)) + beta
-        return tf.cast(normalized, values.dtype), mean, variance * count / (count - 1.0)
+    def _followed(self, result: fused.Normalized, x: Biased, update_stats: bool) -> tf.Tensor:
+        """The values; the moving averages follow the batch if they shall."""
+        if update_stats:
+            mean = result.mean if x.offset is None else result.mean + x.offset
+            self._move(self.moving_mean, mean)
+            self._move(self.moving_variance, result.variance)
+        return result.values
 
     def _move(self, average: keras.Variable, batch: tf.Tensor) -> None:
         # A batch with non-finite activations is skipped by the engine; the averages must be too.
@@ -200,11 +287,19 @@ class Dense(_Weights):
 class Network(keras.Model):
     """Base of all networks: the normalisation of the input, the named variables, the head.
 
-    A subclass makes its layers with ``conv`` and ``norm``, sets ``feature_size``, calls
-    ``finish`` and implements ``embed``.
+    A subclass makes its layers with ``conv`` and ``norm``, calls ``finish`` and implements
+    ``embed``.
+
+    Attributes:
+      spec, precision, seed, synchronized: what it was built with, see ``build_network``.
+      compute: name of the compute type, ``float32`` or ``bfloat16``.
+      feature_map_shape: (h, w, D) of ``Output.feature_map``.
+      stochastic: whether a pass in training mode draws random numbers and needs a seed.
     """
 
-    def __init__(self, spec, precision: str, seed: int, synchronized: bool) -> None:  # type: ignore[no-untyped-def]
+    EPSILON: float = 1e-3  # of batch normalisation
+
+    def __init__(self, spec: NetworkSpec, precision: str, seed: int, synchronized: bool) -> None:
         super().__init__(name=spec.arch)
         self.spec, self.precision, self.seed, self.synchronized = (
             spec,
@@ -213,49 +308,120 @@ class Network(keras.Model):
             synchronized,
         )
         self.compute = "bfloat16" if precision == "mixed_bfloat16" else "float32"
+        self.stochastic = spec.dropout > 0
         self._parts: list[_Weights] = []
 
-    def conv(self, name: str, inputs: int, outputs: int, size: int, stride: int = 1) -> Conv2D:
-        layer = Conv2D(name, inputs, outputs, size, stride, self.seed, self.precision)
+    def conv(
+        self,
+        name: str,
+        inputs: int,
+        outputs: int,
+        size: int,
+        stride: int = 1,
+        bias: bool = True,
+    ) -> Conv2D:
+        """A convolution of this network, see ``Conv2D``."""
+        layer = Conv2D(name, inputs, outputs, size, stride, self.seed, self.precision, bias)
         self._parts.append(layer)
         return layer
 
     def norm(self, name: str, channels: int) -> BatchNorm:
-        layer = BatchNorm(name, channels, self.spec.bn_decay, self.synchronized, self.precision)
+        """A batch normalisation of this network, see ``BatchNorm``."""
+        layer = BatchNorm(
+            name, channels, self.spec.bn_decay, self.synchronized, self.precision, self.EPSILON
+        )
         self._parts.append(layer)
         return layer
 
-    def finish(self, feature_size: int) -> None:
-        """Adds the classifier's dense layer on ``feature_size`` pooled features."""
-        self.head = Dense("head", feature_size, self.spec.num_classes, self.seed)
+    def finish(self, height: int, width: int, channels: int) -> None:
+        """Adds the classifier's dense layer on the global mean of a map of this shape."""
+        self.feature_map_shape = (height, width, channels)
+        self.head = Dense("head", channels, self.spec.num_classes, self.seed)
         self._parts.append(self.head)
         self.built = True
 
-    def embed(self, images: tf.Tensor, training: bool, update_stats: bool) -> tf.Tensor:
-        """Normalised images in the compute type → pooled features float32 [N, D]."""
+    @property
+    def feature_size(self) -> int:
+        """D, the width of ``Output.features``."""
+        return int(self.feature_map_shape[2])
+
+    def embed(
+        self, images: tf.Tensor, training: bool, update_stats: bool, seed: tf.Tensor | None
+    ) -> tf.Tensor:
+        """Normalised images in the compute type → the feature map, likewise: [N, h, w, D].
+
+        ``seed`` is there (int32 [2]) where ``training`` and ``stochastic`` are true.
+        """
         raise NotImplementedError
 
-    def call(self, images: tf.Tensor, training: bool = False, update_stats: bool = False) -> Output:
+    def call(
+        self,
+        images: tf.Tensor,
+        training: bool = False,
+        update_stats: bool = False,
+        seed: tf.Tensor | None = None,
+    ) -> Output:
         """Runs the network.
 
         Args:
           images: float32 [N, height, width, channels] in [−1, 1].
-          training: batch normalisation uses the batch's own statistics.
-          update_stats: the moving averages follow this batch.
+          training: batch normalisation uses the batch's own statistics, and what is random is so.
+          update_stats: the moving averages follow this batch; only in training mode.
+          seed: int32 [2], from which every layer with random numbers derives its own. The same
+            seed gives the same numbers. Only networks that are ``stochastic`` need it, and they
+            only in training mode.
+
+        Raises:
+          ValueError: a stochastic network in training mode has no seed.
         """
         spec = self.spec
+        if training and self.stochastic and seed is None:
+            raise ValueError(f"{spec.arch} draws random numbers in training mode: pass a seed")
         if spec.mean != (0.0,) or spec.std != (1.0,):
             images = (images - tf.constant(spec.mean)) / tf.constant(spec.std)
-        features = self.embed(tf.cast(images, self.compute), training, update_stats)
-        return Output(self.head(features), features)
+        feature_map = self.embed(tf.cast(images, self.compute), training, update_stats, seed)
+        features = pool(feature_map)
+        read = features
+        if training and spec.dropout:
+            read = drop(features, spec.dropout, layer_seed(seed, "dropout"))
+        return Output(self.head(read), features, feature_map)
 
     def variables_by_name(self) -> dict[str, keras.Variable]:
-        """Every variable by its plain name, such as ``group0/unit0/conv1/kernel``."""
+        """Every variable by its plain name, such as ``group0/unit0/conv1/kernel``.
+
+        After ``share_statistics`` the other network's statistics are among them.
+        """
         return {name: weight for part in self._parts for name, weight in part.named.items()}
 
     def trainable_by_name(self) -> dict[str, keras.Variable]:
         """The variables that gradients move; batch normalisation's averages are not among them."""
         return {n: v for n, v in self.variables_by_name().items() if v.trainable}
+
+    def share_statistics(self, other: Network) -> None:
+        """From now on this network reads the moving averages of ``other``, its live variables.
+
+        So does a teacher whose weights are averages of the student's: its own trainable variables
+        with the student's statistics, as published. The own moving averages are dropped. Call it
+        where the networks are built, before either is traced.
+
+        Args:
+          other: a network of the same description.
+
+        Raises:
+          ValueError: the other network is of another description.
+        """
+        if other.spec != self.spec:
+            raise ValueError("only networks of one description can share their statistics")
+        for own, others in zip(self._parts, other._parts, strict=True):
+            if isinstance(own, BatchNorm):
+                own.share_statistics(others)
+
+
+def halved(side: int, times: int) -> int:
+    """A map's side after ``times`` 'SAME' layers of stride 2."""
+    for _ in range(times):
+        side = -(-side // 2)
+    return side
 
 
 def pool(x: tf.Tensor) -> tf.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from realmix_tf.nets.layers import Biased, Network, pool
+from realmix_tf.nets.layers import Biased, Network, halved
 from realmix_tf.nets.spec import NetworkSpec
 
 _SLOPE = 0.1
@@ -26,11 +26,12 @@ class SmallNet(Network):
             conv = self.conv(f"conv{index}", inputs, outputs, 3, stride)
             self.pairs.append((conv, self.norm(f"norm{index}", outputs)))
             inputs = outputs
-        self.finish(inputs)
+        self.finish(halved(spec.height, 2), halved(spec.width, 2), inputs)
 
-    def embed(self, images: tf.Tensor, training: bool, update_stats: bool) -> tf.Tensor:
+    def embed(
+        self, images: tf.Tensor, training: bool, update_stats: bool, seed: tf.Tensor | None
+    ) -> tf.Tensor:
         x = images
         for conv, norm in self.pairs:
-            h = norm(conv(Biased(x, None)), training=training, update_stats=update_stats)
-            x = tf.nn.leaky_relu(h, _SLOPE)
-        return pool(x)
+            x = norm.activated(conv(Biased(x, None)), _SLOPE, training, update_stats)
+        return x

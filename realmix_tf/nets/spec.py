@@ -12,6 +12,9 @@ from realmix_tf.options import option
 
 ARCHITECTURES = ("resnet", "small")
 
+# Fields that descriptions of earlier versions lack, and what these then mean.
+_LATER: dict[str, Any] = {"dropout": 0.0}
+
 
 @dataclass(frozen=True)
 class NetworkOptions:
@@ -23,6 +26,9 @@ class NetworkOptions:
     scales: int = option(0, "Resolutions; 0 means ceil(log2(size)) - 2, at least 1.", 0, 10)
     bn_decay: float = option(0.999, "Decay of batch normalisation's moving averages.", 0, 0.999999)
     whiten: bool = option(False, "Normalise images by the training set's mean and deviation.")
+    dropout: float = option(
+        0.0, "Share of the features that training hides from the last layer.", 0, 0.999999
+    )
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class NetworkSpec:
       scales: resolutions; 0 means ceil(log2(width)) − 2, at least 1.
       bn_decay: decay of batch normalisation's moving averages, in [0, 1).
       mean, std: per channel, applied to images in [−1, 1] before the first layer.
+      dropout: share of the features that training hides from the classifier, in [0, 1).
     """
 
     arch: str = "resnet"
@@ -51,6 +58,7 @@ class NetworkSpec:
     bn_decay: float = 0.999
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.arch not in ARCHITECTURES:
@@ -70,8 +78,9 @@ class NetworkSpec:
                 raise UsageError(f"{name} is {value!r}, not a whole number from {low} to {high}")
         if type(self.channels) is not int or self.channels not in (1, 3):
             raise UsageError(f"channels is {self.channels!r}, not 1 or 3")
-        if not 0 <= self.bn_decay < 1:
-            raise UsageError(f"bn_decay is {self.bn_decay!r}, not in [0, 1)")
+        for name in ("bn_decay", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)!r}, not in [0, 1)")
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, self.channels):
                 raise UsageError(f"{name} must have one value a channel, not {getattr(self, name)}")
@@ -93,8 +102,16 @@ class NetworkSpec:
         return self.scales or max(1, math.ceil(math.log2(self.width)) - 2)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able mapping that ``from_json`` takes back."""
-        return asdict(self)
+        """A JSON-able mapping that ``from_json`` takes back.
+
+        A field that earlier versions did not have is left out at its default, so that their runs
+        can be continued and they can read models that do without it.
+        """
+        values = asdict(self)
+        for name, default in _LATER.items():
+            if values[name] == default:
+                del values[name]
+        return values
 
     @classmethod
     def from_json(cls, value: object) -> NetworkSpec:
@@ -104,7 +121,7 @@ class NetworkSpec:
           CheckpointError: keys or values that do not make a network.
         """
         known = {field.name for field in fields(cls)}
-        if not isinstance(value, Mapping) or set(value) != known:
+        if not isinstance(value, Mapping) or not known - set(_LATER) <= set(value) <= known:
             raise CheckpointError("the model's description does not list the expected fields")
         try:
             numbers = {name: tuple(map(float, value[name])) for name in ("mean", "std")}

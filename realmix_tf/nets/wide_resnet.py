@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from realmix_tf.nets.layers import Biased, Network, pool
+from realmix_tf.nets.layers import Biased, Network, halved
 from realmix_tf.nets.spec import NetworkSpec
 
 _SLOPE = 0.1
@@ -29,7 +29,8 @@ class WideResNet(Network):
                 self.units.append(self._unit(f"group{scale}/unit{index}", inputs, outputs, stride))
                 inputs = outputs
         self.last_norm = self.norm("last_norm", inputs)
-        self.finish(inputs)
+        halvings = spec.resolved_scales - 1
+        self.finish(halved(spec.height, halvings), halved(spec.width, halvings), inputs)
 
     def _unit(self, name: str, inputs: int, outputs: int, stride: int) -> tuple:
         norm1 = self.norm(f"{name}/norm1", inputs)
@@ -41,16 +42,25 @@ class WideResNet(Network):
             shortcut = self.conv(f"{name}/shortcut", inputs, outputs, 1, stride)
         return norm1, conv1, norm2, conv2, shortcut
 
-    def embed(self, images: tf.Tensor, training: bool, update_stats: bool) -> tf.Tensor:
+    def embed(
+        self, images: tf.Tensor, training: bool, update_stats: bool, seed: tf.Tensor | None
+    ) -> tf.Tensor:
         mode = {"training": training, "update_stats": update_stats}
         x = self.stem(Biased(images, None))
         for index, (norm1, conv1, norm2, conv2, shortcut) in enumerate(self.units):
-            h = Biased(tf.nn.leaky_relu(norm1(x, **mode), _SLOPE), None)
-            y = Biased(tf.nn.leaky_relu(norm2(conv1(h), **mode), _SLOPE), None)
-            y = conv2(y)
-            straight = h if index == 0 else x
+            if index == 0:
+                h = norm1.activated(x, _SLOPE, **mode)
+                straight = Biased(h, None)
+                y = conv1(straight)
+            else:
+                straight = x
+                y = norm1.convolved(x, _SLOPE, conv1, **mode)
+            y = norm2.convolved(y, _SLOPE, conv2, **mode)
             if shortcut is not None:
                 straight = shortcut(straight)
-            offset = y.offset if straight.offset is None else straight.offset + y.offset
-            x = Biased(straight.values + y.values, offset)
-        return pool(tf.nn.leaky_relu(self.last_norm(x, **mode), _SLOPE))
+            x = Biased(straight.values + y.values, _sum(straight.offset, y.offset))
+        return self.last_norm.activated(x, _SLOPE, **mode)
+
+
+def _sum(first: tf.Tensor | None, second: tf.Tensor) -> tf.Tensor:
+    return second if first is None else first + second

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from plain import PlainNetwork, randomize
 
+from realmix_tf.nets import layers
 from realmix_tf.nets.build import build_network
 from realmix_tf.nets.layers import BatchNorm, Biased, Conv2D
 from realmix_tf.nets.spec import NetworkSpec
@@ -63,10 +64,12 @@ def test_the_published_wide_resnet_has_the_published_counts():
 @pytest.mark.parametrize(
     ("spec", "count"),
     [
+        (NetworkSpec(num_classes=100), 1_481_252),
         (NetworkSpec(filters=128, num_classes=100), 23_409_092),
+        (NetworkSpec(filters=135), 25_985_290),
         (NetworkSpec(height=96, width=96, scales=4), 5_933_770),
     ],
-    ids=["filters=128", "scales=4"],
+    ids=["100 classes", "filters=128", "filters=135", "scales=4"],
 )
 def test_the_larger_published_networks_have_their_counts(spec, count):
     assert _count(spec) == count
@@ -86,14 +89,17 @@ def test_logits_equal_those_of_the_plain_network(spec, training):
     network = build_network(spec, seed=3)
     plain = PlainNetwork(spec, randomize(network), training)
     images = images_for(spec)
-    logits, features = network(images, training=training)
+    logits, features, _ = network(images, training=training)
     assert logits.dtype == features.dtype == tf.float32
     np.testing.assert_allclose(logits, plain(images), rtol=1e-4, atol=1e-4)
 
 
 @each_spec
-@pytest.mark.parametrize("training", [False, True])
-def test_gradients_of_all_weights_equal_those_of_the_plain_network(spec, training):
+@pytest.mark.parametrize("mode", ["inference", "training", "training, large activations"])
+def test_gradients_of_all_weights_equal_those_of_the_plain_network(spec, mode, monkeypatch):
+    training = mode != "inference"
+    if mode == "training, large activations":
+        monkeypatch.setattr(layers, "_LARGE", 1)
     network = build_network(spec, seed=3)
     plain = PlainNetwork(spec, randomize(network), training)
     images = images_for(spec)
@@ -207,13 +213,95 @@ def test_one_row_of_one_pixel_normalises_to_its_beta():
     assert np.isfinite(norm.moving_variance).all()
 
 
-def test_features_are_what_the_head_reads():
-    network = build_network(SPECS["resnet"])
+@each_spec
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_features_are_what_the_head_reads_and_the_mean_of_the_feature_map(spec, precision):
+    network = build_network(spec, precision)
     randomize(network)
-    logits, features = network(images_for(SPECS["resnet"]))
+    logits, features, feature_map = network(images_for(spec), training=True)
     head = network.variables_by_name()
     expected = features @ head["head/kernel"] + head["head/bias"]
-    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    assert feature_map.dtype == ("float32" if precision == "float32" else "bfloat16")
+    mean = np.asarray(feature_map, np.float64).mean((1, 2))
+    np.testing.assert_allclose(features, mean, rtol=1e-4, atol=1e-5)
+
+
+@each_spec
+def test_the_shapes_of_features_are_known_without_a_pass(spec):
+    network = build_network(spec)
+    output = network(images_for(spec, 2))
+    assert output.feature_map.shape == (2, *network.feature_map_shape)
+    assert output.features.shape == (2, network.feature_size)
+
+
+# --- Dropout ----------------------------------------------------------------------------------
+
+
+DROPPING = NetworkSpec("small", 4, 8, 8, 1, 16, dropout=0.4)
+
+
+def test_dropout_hides_its_share_of_the_features_from_the_head_and_scales_the_rest():
+    network = build_network(DROPPING)
+    for name, value in (("kernel", np.eye(64, 4)), ("bias", np.zeros(4))):
+        network.variables_by_name()[f"head/{name}"].assign(value)
+    images = images_for(DROPPING, 400)
+    logits, features, _ = network(images, training=True, seed=tf.constant([1, 2]))
+    read, kept = features.numpy()[:, :4], logits.numpy() != 0
+    np.testing.assert_allclose(logits.numpy()[kept], (read / 0.6)[kept], rtol=1e-5)
+    assert abs(kept[read != 0].mean() - 0.6) < 0.05
+    np.testing.assert_allclose(network(images).logits, network(images).features[:, :4], rtol=1e-6)
+
+
+def test_dropout_depends_on_the_seed_alone():
+    network = build_network(DROPPING)
+    images = images_for(DROPPING)
+    seeds = tf.constant([1, 2]), tf.constant([1, 2]), tf.constant([2, 2])
+    one, same, other = (network(images, training=True, seed=seed).logits for seed in seeds)
+    np.testing.assert_array_equal(one, same)
+    assert (one.numpy() != other.numpy()).any()
+
+
+def test_a_network_that_needs_a_seed_says_so():
+    network = build_network(DROPPING)
+    assert network.stochastic
+    assert not build_network(SPECS["small"]).stochastic
+    with pytest.raises(ValueError, match="pass a seed"):
+        network(images_for(DROPPING), training=True)
+    network(images_for(DROPPING))
+
+
+# --- Sharing statistics -----------------------------------------------------------------------
+
+
+@each_spec
+def test_a_network_that_shares_statistics_reads_the_other_s_live_ones(spec):
+    student, teacher = build_network(spec, seed=1), build_network(spec, seed=2)
+    randomize(student)
+    own = len(teacher.variables)
+    teacher.share_statistics(student)
+    averages_of = averages(student.variables_by_name())
+    assert averages(teacher.variables_by_name()) == averages_of
+    assert all(v is averages_of[n] for n, v in averages(teacher.variables_by_name()).items())
+    assert list(teacher.variables_by_name()) == list(student.variables_by_name())
+    together = [*student.variables, *teacher.variables]
+    assert len({id(v) for v in together}) == len(together)
+    assert len(teacher.variables) == own - len(averages_of) == len(teacher.trainable_by_name())
+
+    student(images_for(spec), training=True, update_stats=True)
+    alone = build_network(spec, seed=2)
+    for name, variable in alone.variables_by_name().items():
+        variable.assign(teacher.variables_by_name()[name])
+    images = images_for(spec, seed=5)
+    np.testing.assert_array_equal(teacher(images).logits, alone(images).logits)
+    np.testing.assert_array_equal(
+        teacher(images, training=True).logits, alone(images, training=True).logits
+    )
+
+
+def test_networks_of_two_descriptions_do_not_share_statistics():
+    with pytest.raises(ValueError, match="one description"):
+        build_network(SPECS["small"]).share_statistics(build_network(SPECS["resnet"]))
 
 
 # --- Precision, seeds, names ------------------------------------------------------------------

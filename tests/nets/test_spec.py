@@ -15,6 +15,27 @@ def test_a_description_survives_json():
     assert NetworkSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
 
 
+def test_a_description_of_an_earlier_version_is_read_and_written_as_it_was():
+    earlier = {
+        "arch": "resnet",
+        "num_classes": 10,
+        "height": 32,
+        "width": 32,
+        "channels": 3,
+        "filters": 32,
+        "repeat": 4,
+        "scales": 0,
+        "bn_decay": 0.999,
+        "mean": [0.0],
+        "std": [1.0],
+    }
+    assert NetworkSpec.from_json(earlier) == NetworkSpec()
+    assert json.loads(json.dumps(NetworkSpec().to_json())) == earlier
+    changed = NetworkSpec(dropout=0.5)
+    assert changed.to_json()["dropout"] == 0.5
+    assert NetworkSpec.from_json(changed.to_json()) == changed
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -29,6 +50,8 @@ def test_a_description_survives_json():
         {"scales": 7},
         {"bn_decay": 1.0},
         {"bn_decay": float("nan")},
+        {"dropout": 1.0},
+        {"dropout": -0.1},
         {"mean": (0.0, 0.0)},
         {"mean": (float("nan"),)},
         {"std": (0.0,)},
@@ -71,6 +94,8 @@ def test_json_of_another_form_is_refused(value):
         {"filters": 10**30},
         {"bn_decay": "0.9"},
         {"bn_decay": None},
+        {"dropout": "0.5"},
+        {"dropout": None},
         {"mean": None},
         {"mean": 0.0},
         {"mean": []},
