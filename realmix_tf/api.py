@@ -175,6 +175,7 @@ def train(
     baseline: PathLike | None = None,
     load_checkpoint: PathLike | None = None,
     fresh: bool = False,
+    recipe: str = "",
     **options: Any,
 ) -> RunResult:
     """Trains, or continues, or finds finished; evaluates, exports and reports.
@@ -187,6 +188,7 @@ def train(
       baseline: a run folder the report compares with.
       load_checkpoint: a checkpoint or run to start the weights from, all but the head.
       fresh: discard what the run folder holds and start again.
+      recipe: ``adam`` or ``sgd``, whose optimisation is the default instead of the method's own.
       **options: any option of the run, the network or the method under its flag's name, such as
         ``seed``, ``train_kimg``, ``arch`` or ``percent_mask``; and of the data ``class_mapping``,
         ``nclass``, ``img_size``, ``memoize``, ``train_record`` and ``test_record``.
@@ -225,7 +227,7 @@ def train(
     request = runs.RunRequest(
         method=method,
         data=DataSettings(name, Path(data_dir), **of_data),
-        settings=runs.default_settings(method, **of_run),
+        settings=runs.default_settings(method, recipe, **of_run),
         network=NetworkOptions(**of_network),
         config=config,
         train_dir=Path(train_dir),
@@ -241,6 +243,7 @@ def train(
                 **({"load_checkpoint": start} if start else {}),
                 **({"baseline": compared} if compared else {}),
                 **({"fresh": True} if fresh else {}),
+                **({"recipe": recipe} if recipe else {}),
                 **options,
             }
         ),

@@ -18,9 +18,10 @@ import numpy as np
 import tensorflow as tf
 
 from realmix_tf import version
-from realmix_tf.augment.names import default_policy
-from realmix_tf.augment.ops import to_float
-from realmix_tf.augment.policies import get_policy
+from realmix_tf.augment import codes
+from realmix_tf.augment.ctaugment import CTAugment
+from realmix_tf.augment.slots import slot_policies
+from realmix_tf.augment.views import to_float
 from realmix_tf.data.stores import ImageStore
 from realmix_tf.data.training_data import DataSettings, TrainingData, load_training_data
 from realmix_tf.errors import CheckpointError, UsageError, printable
@@ -31,8 +32,8 @@ from realmix_tf.evaluation.model_file import ModelDescription
 from realmix_tf.evaluation.report import write_report
 from realmix_tf.evaluation.run_reader import load_run
 from realmix_tf.files import FolderLock, atomic_write, json_text, read_json, write_json
-from realmix_tf.methods.base import Method
-from realmix_tf.methods.registry import get_method
+from realmix_tf.methods.base import Method, Task
+from realmix_tf.methods.registry import get_method, recipe_of
 from realmix_tf.nets.build import build_network
 from realmix_tf.nets.spec import NetworkOptions, NetworkSpec
 from realmix_tf.training import checkpoint, devices, logs, loop
@@ -106,7 +107,7 @@ def folder_of(request: RunRequest) -> Path:
     """The run folder a request trains in."""
     method = get_method(request.method)
     changed: dict[str, Any] = {}
-    recipe = {"lr": method.recipe.lr, "wd": method.recipe.wd}
+    recipe = asdict(method.recipe)
     for name, value in asdict(request.settings).items():
         default = recipe.get(name, TrainSettings.__dataclass_fields__[name].default)
         if name not in ("seed", "keep_ckpt") and value != default:
@@ -175,24 +176,23 @@ def _prepare(request: RunRequest, say: logs.Progress) -> _Prepared:
     settings = request.settings
     if request.baseline:
         load_run(Path(request.baseline))
-    if settings.augment == "auto":
-        policy = get_policy(default_policy(request.data.name.dataset))
-    else:
-        policy = get_policy(settings.augment)
+    augmentation = codes.parse(settings.augment, request.data.name.dataset, method_class.augment)
     data = _load(request, method_class, say)
     spec = _spec(request, data)
-    method = method_class(request.config or method_class.Config(), len(data.classes))
+    method = method_class(request.config or method_class.Config(), _task(data, settings.batch))
+    method.check(replicas=1)
+    learner = CTAugment(settings.adepth, settings.ath, settings.adecay)
     source = TrainingInput(
         data,
         method.views(),
-        policy,
+        slot_policies(augmentation, learner),
         settings.batch,
         settings.seed,
         shuffle=settings.shuffle > 0,
     )
     precision = devices.resolve_precision(settings.precision)
-    identity = _identity(request, method, spec, precision, data, policy.name)
-    engine = Engine(method, spec, settings, precision)
+    identity = _identity(request, method, spec, precision, data, augmentation.name)
+    engine = Engine(method, spec, settings, precision, learned=source.learned)
     if request.load_checkpoint:
         _start_from(engine, request.load_checkpoint)
     return _Prepared(data, spec, precision, source, engine, identity)
@@ -314,8 +314,8 @@ class Evaluator:
 
 
 def _load(request: RunRequest, method: type[Method], say: logs.Progress) -> TrainingData:
-    config = request.config or method.Config()
-    needed = bool(method(config, 2).views().unlabeled)
+    views = method(request.config or method.Config(), Task()).views()
+    needed = bool(views.unlabeled)
     data = load_training_data(replace(request.data, need_unlabeled=needed))
     for note in data.notes:
         say.line(f"note: {note}")
@@ -327,14 +327,21 @@ def _load(request: RunRequest, method: type[Method], say: logs.Progress) -> Trai
             f"train on: {names}"
         )
     if data.unlabeled is not None:
-        rows = request.settings.batch * method(config, 2).views().ratio
+        rows = request.settings.batch * views.ratio
         if len(data.unlabeled) < rows:
+            smaller = "a smaller batch" if views.ratio == 1 else "a smaller batch or --uratio"
             raise UsageError(
                 f"an update reads {rows} unlabelled images but there are {len(data.unlabeled)}",
                 "--batch",
-                "a smaller batch",
+                smaller,
             )
     return data
+
+
+def _task(data: TrainingData, batch: int) -> Task:
+    unlabeled = 0 if data.unlabeled is None else len(data.unlabeled)
+    height, width, _ = data.shape
+    return Task(len(data.classes), len(data.labeled), unlabeled, batch, (height, width))
 
 
 def _spec(request: RunRequest, data: TrainingData) -> NetworkSpec:
@@ -496,14 +503,14 @@ def _save_views(folder: RunFolder, source: TrainingInput, engine: Engine) -> Non
 
     ``mixed.npz`` holds what the network is then trained on, where the method mixes the views.
     """
-    batch = source.part(tf.constant(0, tf.int64))
-    fed = engine.first_input(batch)
-    if not any(fed is view for view in batch.labeled.values()):
-        _save_arrays(folder.views / "mixed.npz", {"images": _pixels(fed)})
+    batch = engine.finished(source.part(tf.constant(0, tf.int64)))
+    fed = _pixels(engine.first_input(batch))
+    if not any(np.array_equal(fed, _pixels(view)) for view in batch.labeled.values()):
+        _save_arrays(folder.views / "mixed.npz", {"images": fed})
     labels = batch.labels.numpy()[:_VIEW_IMAGES]
     for kind, views in (("labeled", batch.labeled), ("unlabeled", batch.unlabeled)):
-        for index, view in enumerate(views.values()):
-            name = kind if kind == "labeled" else f"{kind}_{index}"
+        for view_name, view in views.items():
+            name = kind if kind == "labeled" and len(views) == 1 else f"{kind}_{view_name}"
             arrays = {"images": _pixels(view)} | ({"labels": labels} if kind == "labeled" else {})
             _save_arrays(folder.views / f"{name}.npz", arrays)
 
@@ -568,10 +575,14 @@ def _rank_unlabeled(folder: RunFolder, store: ImageStore, evaluator: Evaluator) 
         _save_arrays(folder.views / f"{name}.npz", arrays)
 
 
-def default_settings(method: str, **changes: Any) -> TrainSettings:
-    """``TrainSettings`` with the method's own learning rate and decay where not given."""
-    recipe = get_method(method).recipe
-    return TrainSettings(**{"lr": recipe.lr, "wd": recipe.wd, **changes})
+def default_settings(method: str, recipe: str = "", **changes: Any) -> TrainSettings:
+    """``TrainSettings`` with the method's own ``Recipe`` where not given.
+
+    Args:
+      recipe: ``adam`` or ``sgd`` instead of the method's own; empty for that.
+    """
+    chosen = recipe_of(get_method(method), recipe)
+    return TrainSettings(**{**asdict(chosen), **changes})
 
 
 def evaluate_checkpoint(request: RunRequest, path: str) -> dict[str, Any]:

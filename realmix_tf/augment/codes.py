@@ -110,6 +110,11 @@ class Augmentation:
         """Whether any of the three learns while the model trains."""
         return any(slot.learned for slot in (self.labeled, self.weak, self.strong))
 
+    @property
+    def name(self) -> str:
+        """Such as ``cifar10.cifar10.cifar10+rac``."""
+        return ".".join(slot.name for slot in (self.labeled, self.weak, self.strong))
+
 
 def parse(text: str, dataset: str, usual: str = "d.d.d") -> Augmentation:
     """Parses the value of ``--augment``.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from realmix_tf.augment.autoaugment import AutoAugment, searched_policy
-from realmix_tf.augment.codes import Slot, StrongCode
+from realmix_tf.augment.codes import Augmentation, Slot, StrongCode
 from realmix_tf.augment.ctaugment import Chain, CTAugment
 from realmix_tf.augment.policies import Policy, get_policy
 from realmix_tf.augment.randaugment import RandAugment
@@ -96,6 +97,20 @@ class SlotPolicy:
         if not isinstance(self.strong, CTAugment):
             raise TypeError(f"the policy {self.name!r} learns nothing")
         return self.strong
+
+
+class Policies(NamedTuple):
+    """The policies of a parsed ``--augment``."""
+
+    labeled: SlotPolicy
+    weak: SlotPolicy
+    strong: SlotPolicy
+
+
+def slot_policies(augmentation: Augmentation, learner: CTAugment | None = None) -> Policies:
+    """The policies of all slots, see ``slot_policy``."""
+    slots = (augmentation.labeled, augmentation.weak, augmentation.strong)
+    return Policies(*(slot_policy(slot, learner) for slot in slots))
 
 
 def slot_policy(slot: Slot, learner: CTAugment | None = None) -> SlotPolicy:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from absl import flags as absl_flags
 from realmix_tf.cli import app, options
 from realmix_tf.data.names import DatasetName
 from realmix_tf.errors import UsageError
-from realmix_tf.methods.registry import get_method
+from realmix_tf.methods.registry import get_method, recipe_of
 from realmix_tf.nets.spec import NetworkOptions
 from realmix_tf.options import check_options
 from realmix_tf.training.settings import TrainSettings
@@ -54,8 +54,9 @@ def _execute(name: str, argv: Sequence[str] | None, fixed: str | None, dataset: 
 
     def define(values: absl_flags.FlagValues) -> None:
         nonlocal chosen
-        chosen = fixed or _method_in(words)
-        _define(values, chosen, dataset, fixed is None)
+        early = _early(words)
+        chosen = fixed or early["method"]
+        _define(values, chosen, dataset, fixed is None, early["recipe"])
 
     def run(values: absl_flags.FlagValues, rest: list[str]) -> Any:
         if rest:
@@ -69,19 +70,24 @@ def _execute(name: str, argv: Sequence[str] | None, fixed: str | None, dataset: 
     return app.execute(name, SUMMARY, define, run, argv, USAGE)
 
 
-def _method_in(words: list[str]) -> str:
-    """--method from the words or their flag files, before the method's own flags are known."""
+def _early(words: list[str]) -> dict[str, str]:
+    """What decides which flags there are and their defaults, from the words or flag files."""
     early = absl_flags.FlagValues()
     absl_flags.DEFINE_string("method", "realmix", "", flag_values=early)
+    absl_flags.DEFINE_string("recipe", "", "", flag_values=early)
     try:
         early(["early", *words], known_only=True)
     except absl_flags.Error as error:
         raise UsageError(" ".join(str(error).split())) from error
-    return str(early["method"].value)
+    return {name: str(early[name].value) for name in ("method", "recipe")}
 
 
 def _define(
-    values: absl_flags.FlagValues, method_name: str, dataset: str, any_method: bool
+    values: absl_flags.FlagValues,
+    method_name: str,
+    dataset: str,
+    any_method: bool,
+    recipe: str = "",
 ) -> None:
     method = get_method(method_name)
     flag, number, boolean = (
@@ -136,8 +142,14 @@ def _define(
     )
 
     options.define_fields(values, NetworkOptions)
-    recipe = {"lr": method.recipe.lr, "wd": method.recipe.wd}
-    options.define_fields(values, TrainSettings, recipe)
+    flag(
+        "recipe",
+        "",
+        "Whose defaults the flags from --optimizer to --wd_mode have, instead of the method's "
+        "own: adam (MixMatch and its baselines) or sgd (FixMatch and its successors).",
+        flag_values=values,
+    )
+    options.define_fields(values, TrainSettings, asdict(recipe_of(method, recipe)))
     options.define_fields(values, method.Config)
 
     flag(

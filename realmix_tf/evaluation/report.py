@@ -500,17 +500,26 @@ def _views(run: Run, pictures: _Pictures) -> Html:
     content: list[object] = []
     for name in names:
         view = run.views[name]
-        kind, _, index = name.rpartition("_")
-        title = _NAMES.get(name, name)
-        if index.isdigit() and kind:
-            title = f"{_NAMES.get(kind, kind)}, view {int(index) + 1}"
-        content += [tag("h3", title.capitalize()), _tiles(view, _captions(view, run.classes))]
+        content += [
+            tag("h3", _view_title(name).capitalize()),
+            _tiles(view, _captions(view, run.classes)),
+        ]
         pictures.file(name, plots.grid(view.images[:_TILES]))
     if not content:
         return Html("")
     lead = "Images of the first batch after augmentation, before the method mixes any of them"
     lead += "; “Mixed” is what the network was fed after MixUp." if _MIXED in names else "."
     return page.section("Views", tag("div", *content, class_="card"), lead=lead)
+
+
+def _view_title(name: str) -> str:
+    """``unlabeled_weak0`` → ``unlabelled, weak view 1``."""
+    kind, _, view = name.partition("_")
+    made = view.rstrip("0123456789")
+    number = view[len(made) :]
+    words = [made, "view", str(int(number) + 1) if number else ""]
+    shown = " ".join(word for word in words if word)
+    return f"{_NAMES.get(kind, kind)}, {shown}" if view else _NAMES.get(kind, kind)
 
 
 def _tiles(view: View, captions: Sequence[str]) -> Html:

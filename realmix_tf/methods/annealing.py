@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from realmix_tf.lazy import tf
 
 KIMG = 1024  # labelled images in one "kimg", as the literature counts
@@ -13,6 +15,23 @@ def linear_ramp(images: tf.Tensor, warmup_kimg: float) -> tf.Tensor:
     if warmup_kimg <= 0:
         return tf.ones_like(images)
     return tf.clip_by_value(images / (warmup_kimg * KIMG), 0.0, 1.0)
+
+
+def progress_ramp(progress: tf.Tensor, warmup: float) -> tf.Tensor:
+    """0 → 1, linear, reaching 1 at the share ``warmup`` of the run.
+
+    Args:
+      progress: float32 scalar t in [0, 1].
+      warmup: in [0, 1]; 0 means 1 from the start.
+    """
+    if warmup <= 0:
+        return tf.ones_like(progress)
+    return tf.clip_by_value(progress / warmup, 0.0, 1.0)
+
+
+def cosine_ramp(progress: tf.Tensor) -> tf.Tensor:
+    """½ − ½·cos(2π·min(t, ½)): 0 → 1 over the first half of the run (AdaMatch, section 3.5)."""
+    return 0.5 - 0.5 * tf.cos(2.0 * math.pi * tf.minimum(progress, 0.5))
 
 
 def tsa_threshold(schedule: str, progress: tf.Tensor, num_classes: int) -> tf.Tensor:

@@ -6,6 +6,7 @@ network, and returns named loss terms; the engine does the rest.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -16,13 +17,19 @@ from realmix_tf.options import check_options, option
 if TYPE_CHECKING:
     import tensorflow as tf
 
+FeatureMap = tuple[int, int, int]
+
 __all__ = [
+    "ADAM",
+    "RECIPES",
+    "SGD",
     "Batch",
     "Context",
     "Method",
     "NetworkFunction",
     "Recipe",
     "StepResult",
+    "Task",
     "Term",
     "Views",
     "check_options",
@@ -34,20 +41,55 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Recipe:
-    """The optimisation a method was published with; flags override the numbers.
+    """The optimisation a method was published with; flags of the same names override it.
 
     Attributes:
-      lr: learning rate.
-      wd: decoupled weight decay of kernels: v ← v·(1 − wd·lr) after each update.
+      optimizer: ``adam`` (0.9, 0.999, ε = 1e−8) or ``sgd`` (Nesterov's momentum 0.9).
+      lr: learning rate at the start.
+      lr_final: its share at the end; lr(t) = lr·cos(t·arccos(lr_final)), so 1 keeps it constant.
+      wd: weight decay of kernels.
+      wd_mode: ``decoupled``, v ← v·(1 − wd·lr(t)) after each update, or ``l2``, wd·Σv²/2 in the
+        loss.
     """
 
+    optimizer: str = "adam"
     lr: float = 0.002
+    lr_final: float = 1.0
     wd: float = 0.02
+    wd_mode: str = "decoupled"
+
+
+# MixMatch, ReMixMatch and their baselines; FixMatch and what followed it.
+ADAM = Recipe()
+SGD = Recipe("sgd", lr=0.03, lr_final=math.cos(7 * math.pi / 16), wd=5e-4, wd_mode="l2")
+RECIPES = {"adam": ADAM, "sgd": SGD}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method may know of the data beforehand.
+
+    Attributes:
+      num_classes: C, at least 2.
+      num_labeled, num_unlabeled: images to train on.
+      batch: labelled images an update, over all replicas.
+      image_size: height and width in pixels.
+    """
+
+    num_classes: int = 2
+    num_labeled: int = 1
+    num_unlabeled: int = 1
+    batch: int = 64
+    image_size: tuple[int, int] = (32, 32)
 
 
 @dataclass(frozen=True)
 class Views:
     """Which views of the images a step reads.
+
+    The name of a view says how it is made: ``weak``, ``weak0``, ``weak1``, … by the first part
+    of --augment on labelled images and by the second on unlabelled ones, ``strong``, ``strong0``,
+    … by the third. Each name draws numbers of its own.
 
     Attributes:
       labeled: names of the views of each labelled image.
@@ -67,11 +109,15 @@ class Batch(NamedTuple):
       labeled: view name → float32 [B, H, W, C] in [−1, 1].
       labels: int64 [B].
       unlabeled: view name → float32 [ratio·B, H, W, C].
+      labeled_index: int64 [B], which of the ``num_labeled`` images these are.
+      unlabeled_index: int64 [ratio·B], which of the ``num_unlabeled`` images these are.
     """
 
     labeled: Mapping[str, tf.Tensor]
     labels: tf.Tensor
     unlabeled: Mapping[str, tf.Tensor]
+    labeled_index: Any = ()
+    unlabeled_index: Any = ()
 
 
 class NetworkFunction(Protocol):
@@ -86,12 +132,16 @@ class Context(Protocol):
     Attributes:
       progress: float32 scalar, images seen over images planned, in [0, 1].
       images: float32 scalar, labelled images seen before this update.
-      state: the method's own variables by name.
+      replica: int32 scalar, which replica this is, from 0.
+      state: the method's own variables by name, as ``initial_state`` named them.
+      weights: the method's own trainable weights by name, as ``heads`` named them.
     """
 
     progress: tf.Tensor
     images: tf.Tensor
+    replica: tf.Tensor
     state: Mapping[str, tf.Variable]
+    weights: Mapping[str, tf.Tensor]
 
     def seed(self, purpose: str) -> tf.Tensor:
         """int32 [2], a pure function of (run seed, update, replica, purpose)."""
@@ -104,6 +154,18 @@ class Context(Protocol):
 
     def total(self, value: tf.Tensor) -> tf.Tensor:
         """The sum over replicas of a tensor of any shape."""
+
+    def batch_mean(self, rows: tf.Tensor) -> tf.Tensor:
+        """The mean over all replicas' rows, the same on each: [N, …] → […]."""
+
+    def gather(self, rows: tf.Tensor) -> tf.Tensor:
+        """All replicas' rows, in the order one device would have them: [N, …] → [R·N, …]."""
+
+    def teacher(self, images: tf.Tensor) -> Any:
+        """The averaged weights' ``Output``, normalised by these images' own statistics.
+
+        Only for methods whose ``reads_teacher`` is true. Nothing moves, nothing gets a gradient.
+        """
 
 
 class Term(NamedTuple):
@@ -136,18 +198,45 @@ class Method:
       name: what users type; set by ``register``.
       Config: frozen dataclass of options.
       recipe: the optimisation it was published with.
+      augment: --augment codes it was published with, labelled.weak.strong.
+      reads_teacher: whether ``losses`` calls ``context.teacher``.
     """
 
     name: ClassVar[str] = ""
     Config: ClassVar[type]
-    recipe: ClassVar[Recipe] = Recipe()
+    recipe: ClassVar[Recipe] = ADAM
+    augment: ClassVar[str] = "d.d.d"
+    reads_teacher: bool = False
 
-    def __init__(self, config: Any, num_classes: int) -> None:
-        self.config, self.num_classes = config, num_classes
+    def __init__(self, config: Any, task: Task) -> None:
+        self.config, self.task, self.num_classes = config, task, task.num_classes
 
     def views(self) -> Views:
-        """Which views a step reads."""
+        """Which views a step reads; depends on ``config`` only."""
         return Views()
+
+    def check(self, replicas: int) -> None:
+        """Looks whether options and task suit each other, before any training.
+
+        Args:
+          replicas: parts each batch is cut into.
+
+        Raises:
+          UsageError: they do not.
+        """
+
+    def heads(self, seed: int, features: int, feature_map: FeatureMap) -> dict[str, tf.Tensor]:
+        """Initial values of the trainable weights the method adds to the network's.
+
+        They train, decay (names that end in ``/kernel``) and are saved with the network's, but
+        are no part of the classifier.
+
+        Args:
+          seed: the run's, for ``realmix_tf.methods.heads``.
+          features: D, width of the pooled features.
+          feature_map: height, width and channels before pooling.
+        """
+        return {}
 
     def initial_state(self) -> dict[str, tf.Tensor]:
         """Initial values of the variables the method keeps between updates; all are saved."""

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING
 from realmix_tf.lazy import tf
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+# Before the dot what the labelled rows are mixed with, behind it the unlabelled ones (x labelled,
+# y unlabelled); nothing there leaves them as they are.
+MIXMODES = ("xxy.yxy", "xx.yy", "xx.yxy", "xx.yx", "xx.", ".yy", "xxy.", ".yxy", ".")
 
 
 def mixup(
@@ -24,10 +28,33 @@ def mixup(
     Returns:
       The mixed images and labels, shaped as they came.
     """
-    weight = ratio[:, None]
-    mixed_labels = labels * weight + tf.gather(labels, partner) * (1.0 - weight)
-    weight = ratio[:, None, None, None]
-    return images * weight + tf.gather(images, partner) * (1.0 - weight), mixed_labels
+    return _mixed_pair((images, labels), (images, labels), ratio, partner)
+
+
+def _mixed_pair(
+    rows: tuple[tf.Tensor, tf.Tensor],
+    others: tuple[tf.Tensor, tf.Tensor],
+    ratio: tf.Tensor,
+    partner: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    share, wide = ratio[:, None], ratio[:, None, None, None]
+    images = rows[0] * wide + tf.gather(others[0], partner) * (1.0 - wide)
+    return images, rows[1] * share + tf.gather(others[1], partner) * (1.0 - share)
+
+
+def mix_reversed(
+    images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, beta: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """MixUp of each row with its mirror in the reversed batch, λ' = max(λ, 1 − λ) a row.
+
+    Args:
+      images: float32 [N, H, W, C].
+      labels: float32 [N, classes].
+      seed: int32 [2].
+      beta: λ ~ Beta(beta, beta).
+    """
+    rows = tf.shape(images)[0]
+    return mixup(images, labels, mix_ratio(seed, beta, rows), tf.range(rows - 1, -1, -1))
 
 
 def mix_ratio(seed: tf.Tensor, beta: float, count: tf.Tensor) -> tf.Tensor:
@@ -41,6 +68,65 @@ def mix_ratio(seed: tf.Tensor, beta: float, count: tf.Tensor) -> tf.Tensor:
 def shuffled(seed: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     """A random permutation of 0 … count − 1, int32."""
     return tf.random.experimental.stateless_shuffle(tf.range(count), seed)
+
+
+def mix_blocks(
+    images: Sequence[tf.Tensor],
+    labels: Sequence[tf.Tensor],
+    mode: str,
+    beta: float,
+    seed: Callable[[str], tf.Tensor],
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """MixUp between a labelled block and K unlabelled ones, λ' = max(λ, 1 − λ) a row.
+
+    Args:
+      images: K + 1 tensors float32 [B, H, W, C], the labelled block first.
+      labels: as many tensors float32 [B, classes].
+      mode: one of ``MIXMODES``; ``xxy.yxy`` is MixMatch, ``xx.yy`` mixes each kind with itself.
+      beta: λ ~ Beta(beta, beta).
+      seed: purpose → int32 [2].
+
+    Returns:
+      The blocks mixed, in the order they came.
+    """
+
+    def mixed(
+        purpose: str, rows: tuple[tf.Tensor, tf.Tensor], others: tuple[tf.Tensor, tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Each row with a random one of ``others``, which has as many."""
+        count = tf.shape(rows[0])[0]
+        ratio = mix_ratio(seed(f"{purpose}/ratio"), beta, count)
+        partner = shuffled(seed(f"{purpose}/partner"), count)
+        return _mixed_pair(rows, others, ratio, partner)
+
+    def together(purpose: str, first: int) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """The blocks from ``first`` on, mixed with each other."""
+        rows = tf.concat(images[first:], 0), tf.concat(labels[first:], 0)
+        parts = len(images) - first
+        some_images, some_labels = mixed(purpose, rows, rows)
+        return tf.split(some_images, parts), tf.split(some_labels, parts)
+
+    with_x, _, with_y = mode.partition(".")
+    mixed_images, mixed_labels = list(images), list(labels)
+    if "xxy" in with_x or "yxy" in with_y:
+        all_images, all_labels = together("mixup", 0)
+        first = 0 if with_x == "xxy" else 1
+        last = len(images) if with_y == "yxy" else 1
+        mixed_images[first:last] = all_images[first:last]
+        mixed_labels[first:last] = all_labels[first:last]
+    if with_x == "xx":
+        labeled = images[0], labels[0]
+        mixed_images[0], mixed_labels[0] = mixed("mixup/labeled", labeled, labeled)
+    if with_y == "yy":
+        mixed_images[1:], mixed_labels[1:] = together("mixup/unlabeled", 1)
+    if with_y == "yx":
+        for index in range(1, len(images)):
+            mixed_images[index], mixed_labels[index] = mixed(
+                f"mixup/unlabeled{index}",
+                (images[index], labels[index]),
+                (images[0], labels[0]),
+            )
+    return mixed_images, mixed_labels
 
 
 def group_sizes(size: int, groups: int) -> list[int]:

@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from realmix_tf.errors import UsageError
 from realmix_tf.lazy import tf
-from realmix_tf.methods import annealing, mixing, targets
+from realmix_tf.methods import alignment, annealing, distances, metrics, mixing, targets
 from realmix_tf.methods.base import (
     Batch,
     Context,
@@ -24,8 +23,6 @@ from realmix_tf.methods.base import (
     option,
     register,
 )
-
-_HISTORY = 128  # updates over which the model's class distribution is averaged
 
 
 @dataclass(frozen=True)
@@ -46,6 +43,13 @@ class MixMatchConfig:
         "Class shares expected among the unlabelled images, separated by commas; "
         "guesses are aligned to them.",
     )
+    mixmode: str = option(
+        "xxy.yxy",
+        "What labelled (before the dot) and unlabelled rows are mixed with: x labelled, y "
+        "unlabelled.",
+        choices=mixing.MIXMODES,
+    )
+    ema_guess: bool = option(False, "Guess with the averaged weights instead of the raw ones.")
 
 
 class MixedPredictions(NamedTuple):
@@ -68,14 +72,18 @@ class MixMatch(Method):
 
     config: MixMatchConfig
 
+    @property
+    def reads_teacher(self) -> bool:  # type: ignore[override]
+        return self.config.ema_guess
+
     def views(self) -> Views:
         return Views(unlabeled=tuple(f"weak{index}" for index in range(self.config.nu)))
 
     def initial_state(self) -> dict[str, tf.Tensor]:
         if not self.config.p_unlabeled:
             return {}
-        parse_distribution(self.config.p_unlabeled, self.num_classes)
-        return {"class_history": tf.fill([_HISTORY, self.num_classes], 1.0 / self.num_classes)}
+        alignment.parse_distribution(self.config.p_unlabeled, self.num_classes)
+        return {"class_history": alignment.uniform_history(alignment.HISTORY, self.num_classes)}
 
     def losses(self, batch: Batch, network: NetworkFunction, context: Context) -> StepResult:
         mixed = self.predict_mixed(batch, network, context)
@@ -84,7 +92,7 @@ class MixMatch(Method):
             "xe": Term(context.mean(entropy)),
             "l2u": Term(context.mean(distance), self.match_weight(context)),
         }
-        return StepResult(terms, confidence_metrics(confidence, context), mixed.state)
+        return StepResult(terms, metrics.confidence(confidence, context), mixed.state)
 
     def match_weight(self, context: Context) -> tf.Tensor:
         """w_match, ramped linearly over the first warmup_kimg."""
@@ -95,18 +103,19 @@ class MixMatch(Method):
         self, views: list[tf.Tensor], network: NetworkFunction, context: Context
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Guessed labels float32 [B, C], without gradient, and the state they bring (eq. 6, 7)."""
-        predictions = [
-            tf.nn.softmax(network(view, training=True, update_stats=False).logits) for view in views
-        ]
-        mean = tf.add_n(predictions) / len(predictions)
+
+        def predict(view: tf.Tensor) -> tf.Tensor:
+            if self.config.ema_guess:
+                return tf.nn.softmax(context.teacher(view).logits)
+            return tf.nn.softmax(network(view, training=True, update_stats=False).logits)
+
+        mean = tf.add_n([predict(view) for view in views]) / len(views)
         state = {}
         if self.config.p_unlabeled:
             history = tf.convert_to_tensor(context.state["class_history"])
-            wanted = parse_distribution(self.config.p_unlabeled, self.num_classes)
-            rows = context.total(tf.cast(tf.shape(mean)[0], tf.float32))
-            newest = context.total(tf.reduce_sum(mean, 0)) / rows
-            state["class_history"] = tf.concat([history[1:], newest[None]], 0)
-            mean = targets.align_distribution(mean, wanted, tf.reduce_mean(history, 0))
+            wanted = alignment.parse_distribution(self.config.p_unlabeled, self.num_classes)
+            state["class_history"] = alignment.push(history, context.batch_mean(mean))
+            mean = alignment.align(mean, wanted, tf.reduce_mean(history, 0))
         return tf.stop_gradient(targets.sharpen(mean, self.config.temperature)), state
 
     def predict_mixed(
@@ -119,69 +128,32 @@ class MixMatch(Method):
         """
         views = [batch.unlabeled[name] for name in self.views().unlabeled]
         guessed, state = self.guess(views, network, context)
-        images = tf.concat([batch.labeled["weak"], *views], 0)
         hard = targets.one_hot(batch.labels, self.num_classes)
-        labels = tf.concat([hard] + [guessed] * len(views), 0)
-        rows = tf.shape(images)[0]
-        mixed, labels = mixing.mixup(
-            images,
-            labels,
-            mixing.mix_ratio(context.seed("mixup/ratio"), self.config.beta, rows),
-            mixing.shuffled(context.seed("mixup/partner"), rows),
+        images, labels = mixing.mix_blocks(
+            [batch.labeled["weak"], *views],
+            [hard] + [guessed] * len(views),
+            self.config.mixmode,
+            self.config.beta,
+            context.seed,
         )
-        blocks = mixing.interleave(tf.split(mixed, len(views) + 1))
+        blocks = mixing.interleave(images)
         logits = [
             network(block, training=True, update_stats=index == 0).logits
             for index, block in enumerate(blocks)
         ]
         logits = mixing.interleave(logits)
-        count = tf.shape(hard)[0]
         return MixedPredictions(
-            logits[0], labels[:count], tf.concat(logits[1:], 0), labels[count:], state
+            logits[0], labels[0], tf.concat(logits[1:], 0), tf.concat(labels[1:], 0), state
         )
 
 
 def row_losses(mixed: MixedPredictions) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """The two losses row by row (MixMatch, equations 3 and 4), and how sure each prediction is.
+    """Cross entropy [B], squared distance [K·B] and confidence [K·B] of each row.
 
-    Returns:
-      Cross entropy of the labelled rows, float32 [B]; squared distance of the unlabelled rows,
-      averaged over classes, float32 [K·B]; their largest probability, without gradient, [K·B].
+    The distance is a mean over classes; the confidence is the largest probability, without
+    gradient.
     """
-    entropy = tf.nn.softmax_cross_entropy_with_logits(mixed.labeled_targets, mixed.labeled_logits)
+    entropy = distances.cross_entropy(mixed.labeled_targets, mixed.labeled_logits)
     probabilities = tf.nn.softmax(mixed.unlabeled_logits)
-    distance = tf.reduce_mean((mixed.unlabeled_targets - probabilities) ** 2, -1)
+    distance = distances.squared(mixed.unlabeled_targets, probabilities)
     return entropy, distance, tf.reduce_max(tf.stop_gradient(probabilities), -1)
-
-
-def confidence_metrics(confidence: tf.Tensor, context: Context) -> dict[str, tf.Tensor]:
-    """Least, mean and greatest confidence of the unlabelled rows: [N] → scalars."""
-    return {
-        "confidence/min": tf.reduce_min(confidence),
-        "confidence/mean": context.mean(confidence),
-        "confidence/max": tf.reduce_max(confidence),
-    }
-
-
-def parse_distribution(text: str, num_classes: int) -> tf.Tensor:
-    """``0.5,0.25,0.25`` → float32 [C] that sums to 1.
-
-    Raises:
-      UsageError: not ``num_classes`` numbers ≥ 0 of which one is above 0.
-    """
-    try:
-        values = [float(word) for word in text.split(",")]
-    except ValueError:
-        values = []
-    # `not all(...)` rather than `any(v < 0)`: NaN must fail too.
-    if (
-        len(values) != num_classes
-        or not all(0 <= v < float("inf") for v in values)
-        or not sum(values)
-    ):
-        raise UsageError(
-            f"{text!r} is not a distribution over {num_classes} classes",
-            "--p_unlabeled",
-            f"{num_classes} numbers separated by commas",
-        )
-    return tf.constant([value / sum(values) for value in values], tf.float32)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from realmix_tf.lazy import tf
-from realmix_tf.methods import mixing, targets
+from realmix_tf.methods import distances, mixing, targets
 from realmix_tf.methods.base import (
     Batch,
     Context,
@@ -32,13 +31,8 @@ class MixupSupervised(Method):
 
     def losses(self, batch: Batch, network: NetworkFunction, context: Context) -> StepResult:
         images = batch.labeled["weak"]
-        rows = tf.shape(images)[0]
-        mixed, labels = mixing.mixup(
-            images,
-            targets.one_hot(batch.labels, self.num_classes),
-            mixing.mix_ratio(context.seed("mixup"), self.config.beta, rows),
-            tf.range(rows - 1, -1, -1),
-        )
+        hard = targets.one_hot(batch.labels, self.num_classes)
+        mixed, labels = mixing.mix_reversed(images, hard, context.seed("mixup"), self.config.beta)
         logits = network(mixed, training=True, update_stats=True).logits
-        entropy = tf.nn.softmax_cross_entropy_with_logits(labels, logits)
+        entropy = distances.cross_entropy(labels, logits)
         return StepResult({"xe": Term(context.mean(entropy))})

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from realmix_tf.lazy import tf
-from realmix_tf.methods import annealing, masks
+from realmix_tf.methods import annealing, masks, metrics
 from realmix_tf.methods.base import (
     Batch,
     Context,
@@ -23,7 +23,6 @@ from realmix_tf.methods.base import (
 from realmix_tf.methods.mixmatch import (
     MixMatch,
     MixMatchConfig,
-    confidence_metrics,
     row_losses,
 )
 
@@ -71,12 +70,12 @@ class RealMix(MixMatch):
         }
         # The least confident row that still counts: where the mask cuts.
         kept_confidence = tf.where(unlabeled_mask > 0, confidence, tf.ones_like(confidence))
-        metrics = confidence_metrics(confidence, context) | {
+        numbers = metrics.confidence(confidence, context) | {
             "kept/labeled": context.mean(labeled_mask),
             "kept/unlabeled": context.mean(unlabeled_mask),
             "mask/threshold": context.mean(tf.fill([1], tf.reduce_min(kept_confidence))),
         }
-        return StepResult(terms, metrics, mixed.state)
+        return StepResult(terms, numbers, mixed.state)
 
     def labeled_mask(self, logits: tf.Tensor, labels: tf.Tensor, context: Context) -> tf.Tensor:
         """Training signal annealing on the mixed labelled rows: float32 [B]."""
@@ -91,5 +90,5 @@ class RealMix(MixMatch):
         if self.config.percent_mask > 0:
             mask *= masks.lowest_fraction_mask(confidence, self.config.percent_mask)
         if self.config.confidence_mask > 0:
-            mask *= masks.threshold_mask(confidence, self.config.confidence_mask)
+            mask *= masks.at_least(confidence, self.config.confidence_mask)
         return mask

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from realmix_tf.lazy import tf
-from realmix_tf.methods import targets
+from realmix_tf.methods import distances, targets
 from realmix_tf.methods.base import (
     Batch,
     Context,
@@ -31,5 +30,5 @@ class Supervised(Method):
     def losses(self, batch: Batch, network: NetworkFunction, context: Context) -> StepResult:
         logits = network(batch.labeled["weak"], training=True, update_stats=True).logits
         labels = targets.one_hot(batch.labels, self.num_classes, self.config.smoothing)
-        entropy = tf.nn.softmax_cross_entropy_with_logits(labels, logits)
+        entropy = distances.cross_entropy(labels, logits)
         return StepResult({"xe": Term(context.mean(entropy))})

@@ -19,16 +19,3 @@ def sharpen(probabilities: tf.Tensor, temperature: float) -> tf.Tensor:
     relative = probabilities / tf.reduce_max(probabilities, -1, keepdims=True)
     power = tf.pow(relative, 1.0 / temperature)
     return power / tf.reduce_sum(power, -1, keepdims=True)
-
-
-def align_distribution(
-    probabilities: tf.Tensor, wanted: tf.Tensor, observed: tf.Tensor
-) -> tf.Tensor:
-    """Distribution alignment (ReMixMatch, section 3.1): Norm(p·(1e−6 + wanted)/(1e−6 + observed)).
-
-    Args:
-      probabilities: [N, C].
-      wanted, observed: [C], the class distributions to reach and the one the model shows.
-    """
-    scaled = probabilities * (1e-6 + wanted) / (1e-6 + observed)
-    return scaled / tf.reduce_sum(scaled, -1, keepdims=True)

@@ -124,7 +124,7 @@ def make_run(
             )
         for view in range(2):
             np.savez(
-                views / f"unlabeled_{view}.npz", images=pixels[pool[:16], ::1, :: 1 - 2 * view]
+                views / f"unlabeled_weak{view}.npz", images=pixels[pool[:16], ::1, :: 1 - 2 * view]
             )
         mixed = (pixels[pool[:16]] // 3 * 2 + pixels[pool[16:32]] // 3).astype(np.uint8)
         np.savez(views / "mixed.npz", images=mixed)

@@ -116,7 +116,7 @@ def test_complete(runs: Path) -> None:
         "Most confident",
         "Least confident",
         "Labelled",
-        "Unlabelled, view 2",
+        "Unlabelled, weak view 2",
         "after augmentation, before the method mixes any of them",
         "“Mixed” is what the network was fed after MixUp",
         "Of 1,000 of the 1,200 unlabelled images; the others were not ranked.",
@@ -131,7 +131,13 @@ def test_complete(runs: Path) -> None:
         assert expected in found.text, expected
     names = {p.stem for p in (run / "plots").iterdir()}
     assert {"accuracy", "losses", "kept", "confidence", "confusion", "reliability"} <= names
-    assert {"labeled", "unlabeled_0", "unlabeled_1", "mixed", "unlabeled_confident"} <= names
+    assert {
+        "labeled",
+        "unlabeled_weak0",
+        "unlabeled_weak1",
+        "mixed",
+        "unlabeled_confident",
+    } <= names
     for picture in (run / "plots").iterdir():
         with Image.open(picture) as image:
             image.load()

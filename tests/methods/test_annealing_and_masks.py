@@ -27,6 +27,27 @@ def test_the_ramp_is_linear_in_labelled_images_and_clipped(images, warmup, value
 
 
 @pytest.mark.parametrize(
+    ("progress", "warmup", "value"),
+    [
+        (0, 0.4, 0),
+        (0.1, 0.4, 0.25),
+        (419430.4 / 2**20, 0.4, 1),  # updates of 64 images, of the 2²⁰ that are usual
+        (524288 / 2**20, 0.4, 1),
+        (0, 0, 1),
+        (0.5, 1, 0.5),
+    ],
+)
+def test_the_ramp_over_a_share_of_the_run(progress, warmup, value):
+    ramp = annealing.progress_ramp(tf.constant(progress, tf.float32), warmup)
+    assert float(ramp) == pytest.approx(value, abs=1e-6)
+
+
+def test_the_cosine_ramp_is_half_way_at_a_quarter_and_full_at_half_of_the_run():
+    ramp = [float(annealing.cosine_ramp(tf.constant(t))) for t in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    assert ramp == pytest.approx([0, 0.5, 1, 1, 1], abs=1e-6)
+
+
+@pytest.mark.parametrize(
     ("schedule", "values"),
     [
         ("linear_schedule", (0.1, 0.55, 1.0)),
@@ -123,8 +144,14 @@ def test_half_of_two_batches_keeps_one_batch_also_when_all_are_equal():
 
 
 def test_the_threshold_mask_keeps_what_reaches_it():
-    found = masks.threshold_mask(tf.constant([0.4, 0.5, 0.6]), 0.5)
+    found = masks.at_least(tf.constant([0.4, 0.5, 0.6]), 0.5)
     np.testing.assert_array_equal(found, [0, 1, 1])
+
+
+def test_above_leaves_out_what_only_reaches_the_threshold():
+    np.testing.assert_array_equal(masks.above(tf.constant([0.4, 0.5, 0.6]), 0.5), [0, 0, 1])
+    rows = masks.at_least(tf.constant([0.4, 0.5]), tf.constant([0.4, 0.6]))
+    np.testing.assert_array_equal(rows, [1, 0])
 
 
 def test_masks_carry_no_gradient():
@@ -135,7 +162,8 @@ def test_masks_carry_no_gradient():
         made = [
             masks.tsa_mask(p, labels, tf.constant(0.5)),
             masks.lowest_fraction_mask(confidence, 0.5),
-            masks.threshold_mask(confidence, 0.7),
+            masks.at_least(confidence, 0.7),
+            masks.above(confidence, 0.7),
         ]
-    assert [float(tf.reduce_sum(mask)) for mask in made] == [1, 1, 1]
+    assert [float(tf.reduce_sum(mask)) for mask in made] == [1, 1, 1, 1]
     assert all(tape.gradient(mask, p) is None for mask in made)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
-from doubles import Context, LinearNetwork, make_batch, softmax, total_of
+from by_hand import cross_entropy, flat, softmax
+from doubles import Context, LinearNetwork, make_batch, task, total_of, weak
 
 from realmix_tf.methods import mixing
 from realmix_tf.methods.mixmatch import MixMatch
@@ -14,14 +15,7 @@ from realmix_tf.methods.realmix import RealMix
 from realmix_tf.methods.supervised import Supervised
 
 ROWS, CLASSES, PIXELS = 10, 5, 18
-
-
-def flat(images) -> np.ndarray:
-    return np.asarray(images, np.float64).reshape(len(images), -1)
-
-
-def cross_entropy(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    return -np.sum(labels * np.log(softmax(logits)), -1)
+TASK = task(CLASSES, ROWS)
 
 
 class Plain:
@@ -51,13 +45,13 @@ class Plain:
 
 def made(method, nu=2, **options):
     config = method.Config(nu=nu, **options)
-    batch = make_batch(ROWS, CLASSES, nu)
+    batch = make_batch(ROWS, CLASSES, weak(nu))
     network = LinearNetwork(PIXELS, CLASSES)
     # Towards the labels, so that training signal annealing has rows to drop.
     pull = flat(batch.labeled["weak"]).T @ np.eye(CLASSES)[batch.labels]
     network.weights.assign_add(0.5 * pull.astype(np.float32))
     context = Context(images=512 * 1024.0, progress=0.2)
-    result = method(config, CLASSES).losses(batch, network, context)
+    result = method(config, TASK).losses(batch, network, context)
     plain = Plain(
         batch,
         network.weights.numpy().astype(np.float64),
@@ -126,9 +120,9 @@ def test_without_its_masks_realmix_is_mixmatch():
 
 @pytest.mark.parametrize("rows", [64, 65])
 def test_passes_moving_averages_and_interleaving(rows):
-    batch, network = make_batch(rows, CLASSES, 2), LinearNetwork(PIXELS, CLASSES)
+    batch, network = make_batch(rows, CLASSES, weak(2)), LinearNetwork(PIXELS, CLASSES)
     context = Context()
-    MixMatch(MixMatch.Config(beta=1e-3), CLASSES).losses(batch, network, context)
+    MixMatch(MixMatch.Config(beta=1e-3), TASK).losses(batch, network, context)
     modes = [(training, update) for _, training, update in network.calls]
     assert modes == [(True, False)] * 2 + [(True, True)] + [(True, False)] * 2
     views = [batch.labeled["weak"], batch.unlabeled["weak0"], batch.unlabeled["weak1"]]
@@ -144,8 +138,8 @@ def test_passes_moving_averages_and_interleaving(rows):
 
 
 def test_guesses_are_shared_by_the_views_and_carry_no_gradient():
-    batch, network = make_batch(ROWS, CLASSES, 2), LinearNetwork(PIXELS, CLASSES)
-    method = MixMatch(MixMatch.Config(), CLASSES)
+    batch, network = make_batch(ROWS, CLASSES, weak(2)), LinearNetwork(PIXELS, CLASSES)
+    method = MixMatch(MixMatch.Config(), TASK)
     with tf.GradientTape() as tape:
         guess, _ = method.guess(list(batch.unlabeled.values()), network, Context())
     assert tape.gradient(guess, network.weights) is None
@@ -165,7 +159,7 @@ def test_guesses_are_shared_by_the_views_and_carry_no_gradient():
 )
 def test_a_batch_of_which_nothing_is_kept_gives_zero_with_finite_gradients(options):
     config = RealMix.Config(beta=1e-3, warmup_kimg=0, **options)
-    batch = make_batch(ROWS, CLASSES, 2)
+    batch = make_batch(ROWS, CLASSES, weak(2))
     network = LinearNetwork(PIXELS, CLASSES, scale=1e-3)
     term = "l2u"
     if "tsa" in options:  # images that show their label, and a network that knows
@@ -175,7 +169,7 @@ def test_a_batch_of_which_nothing_is_kept_gives_zero_with_finite_gradients(optio
         batch = batch._replace(labeled={"weak": tf.reshape(images, [ROWS, 3, 3, 2])})
         network.weights.assign(np.eye(PIXELS, CLASSES) * 50)
     with tf.GradientTape() as tape:
-        result = RealMix(config, CLASSES).losses(batch, network, Context())
+        result = RealMix(config, TASK).losses(batch, network, Context())
         total = total_of(result)
     gradient = tape.gradient(total, network.weights)
     assert float(result.terms[term].value) == 0
@@ -193,14 +187,10 @@ def test_dropping_rows_divides_by_the_kept_ones_not_by_all():
     assert float(all_rows.metrics["kept/unlabeled"]) == 1
 
 
-def test_a_step_never_sees_the_unlabelled_images_labels():
-    assert make_batch(4, 3, 2)._fields == ("labeled", "labels", "unlabeled")
-
-
 @pytest.mark.parametrize("smoothing", [0.0, 0.001, 0.3])
 def test_supervised_is_the_mean_cross_entropy_with_smoothed_labels(smoothing):
     batch, network = make_batch(ROWS, CLASSES), LinearNetwork(PIXELS, CLASSES)
-    method = Supervised(Supervised.Config(smoothing=smoothing), CLASSES)
+    method = Supervised(Supervised.Config(smoothing=smoothing), TASK)
     result = method.losses(batch, network, Context())
     logits = flat(batch.labeled["weak"]) @ network.weights.numpy()
     labels = np.eye(CLASSES)[batch.labels]
@@ -214,7 +204,7 @@ def test_supervised_is_the_mean_cross_entropy_with_smoothed_labels(smoothing):
 
 def test_supervised_mixup_mixes_each_row_with_its_mirror_in_the_reversed_batch():
     batch, network = make_batch(ROWS, CLASSES), LinearNetwork(PIXELS, CLASSES)
-    method = MixupSupervised(MixupSupervised.Config(beta=0.5), CLASSES)
+    method = MixupSupervised(MixupSupervised.Config(beta=0.5), TASK)
     result = method.losses(batch, network, Context())
     ratio = mixing.mix_ratio(Context().seed("mixup"), 0.5, ROWS).numpy()[:, None]
     images, labels = flat(batch.labeled["weak"]), np.eye(CLASSES)[batch.labels]
@@ -231,11 +221,11 @@ def test_supervised_mixup_mixes_each_row_with_its_mirror_in_the_reversed_batch()
 
 def test_aligned_guesses_use_the_history_before_and_push_the_unaligned_prediction():
     wanted = "0.4,0.3,0.1,0.1,0.1"
-    method = MixMatch(MixMatch.Config(p_unlabeled=wanted), CLASSES)
+    method = MixMatch(MixMatch.Config(p_unlabeled=wanted), TASK)
     history = method.initial_state()["class_history"].numpy()
     np.testing.assert_allclose(history, np.full((128, CLASSES), 0.2))
     history = np.random.default_rng(0).dirichlet(np.ones(CLASSES), 128).astype(np.float32)
-    batch, network = make_batch(ROWS, CLASSES, 2), LinearNetwork(PIXELS, CLASSES)
+    batch, network = make_batch(ROWS, CLASSES, weak(2)), LinearNetwork(PIXELS, CLASSES)
     context = Context(state={"class_history": tf.Variable(history)})
     guess, state = method.guess(list(batch.unlabeled.values()), network, context)
     raw = np.mean([softmax(flat(v) @ network.weights.numpy()) for v in batch.unlabeled.values()], 0)
@@ -248,6 +238,6 @@ def test_aligned_guesses_use_the_history_before_and_push_the_unaligned_predictio
 
 
 def test_without_expected_shares_there_is_no_state():
-    assert MixMatch(MixMatch.Config(), CLASSES).initial_state() == {}
+    assert MixMatch(MixMatch.Config(), TASK).initial_state() == {}
     result, _, _ = made(MixMatch)
     assert result.state == {}

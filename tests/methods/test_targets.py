@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from realmix_tf.methods import targets
+from realmix_tf.methods import alignment, targets
 
 P = np.array([[0.5, 0.3, 0.2]], np.float32)
 
@@ -56,7 +56,7 @@ def test_sharpening_certain_predictions_has_finite_values_and_gradients():
 
 def test_alignment_and_then_sharpening():
     third = tf.fill([3], 1 / 3)
-    aligned = targets.align_distribution(tf.constant(P), third, tf.constant([0.6, 0.3, 0.1]))
+    aligned = alignment.align(tf.constant(P), third, tf.constant([0.6, 0.3, 0.1]))
     np.testing.assert_allclose(aligned, [[0.21739, 0.26087, 0.52174]], atol=1e-5)
     sharp = targets.sharpen(aligned, 0.5)
     np.testing.assert_allclose(sharp, [[0.12195, 0.17561, 0.70244]], atol=1e-5)
@@ -66,11 +66,11 @@ def test_alignment_to_what_is_observed_changes_nothing_and_rows_always_sum_to_on
     rows = random_rows()
     random = np.random.default_rng(1)
     a, b = (tf.constant(random.dirichlet(np.ones(7)), tf.float32) for _ in range(2))
-    same = targets.align_distribution(tf.constant(rows), a, a)
+    same = alignment.align(tf.constant(rows), a, a)
     np.testing.assert_allclose(same, rows, rtol=1e-5)
-    other = targets.align_distribution(tf.constant(rows), a, b)
+    other = alignment.align(tf.constant(rows), a, b)
     np.testing.assert_allclose(tf.reduce_sum(other, -1), 1, rtol=1e-5)
-    absent = targets.align_distribution(tf.constant(rows), a, tf.one_hot(0, 7))
+    absent = alignment.align(tf.constant(rows), a, tf.one_hot(0, 7))
     assert np.isfinite(absent).all()
 
 

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from realmix_tf.augment import codes
 from realmix_tf.augment.policies import get_policy
+from realmix_tf.augment.slots import slot_policies
+from realmix_tf.augment.views import to_float
 from realmix_tf.data.sampling import permuted
 from realmix_tf.data.training_data import TrainingData
 from realmix_tf.errors import UsageError
@@ -49,7 +52,8 @@ VIEWS = Views(unlabeled=("weak0", "weak1"))
 def source(replicas: int = 1, policy: str = "digits", seed: int = 5, **more) -> TrainingInput:
     views = more.pop("views", VIEWS)
     given = more.pop("data", None) or data()
-    return TrainingInput(given, views, get_policy(policy), 10, seed, replicas, **more)
+    policies = slot_policies(codes.parse(policy, "digits"))
+    return TrainingInput(given, views, policies, 10, seed, replicas, **more)
 
 
 def take(source: TrainingInput, count: int, start: int = 0) -> list:
@@ -75,6 +79,9 @@ def test_a_batch_is_the_images_at_its_positions_augmented_by_its_numbers():
                 np.testing.assert_allclose(images, moved / 127.5 - 1, atol=1e-6)
         chosen = permuted(positions, 12, 5, "labeled").numpy()
         np.testing.assert_array_equal(batch.labels, given.labeled.labels[chosen])
+        np.testing.assert_array_equal(batch.labeled_index, chosen)
+        chosen = permuted(positions, 50, 5, "unlabeled").numpy()
+        np.testing.assert_array_equal(batch.unlabeled_index, chosen)
 
 
 def test_starting_at_an_update_gives_what_would_have_come_then():
@@ -145,3 +152,63 @@ def test_a_method_without_unlabelled_views_reads_none():
 def test_what_does_not_fit_is_a_usage_error_that_names_the_flag(make, flag):
     with pytest.raises(UsageError, match=flag):
         make()
+
+
+# --- Strong views -----------------------------------------------------------------------------
+
+STRONG = Views(("weak", "strong"), ("weak", "strong0", "strong1"), ratio=2)
+
+
+def test_each_view_is_made_by_the_policy_of_its_slot():
+    given = data()
+    batch = take(source(policy="d.x.rac", views=STRONG, data=given), 1, start=3)[0]
+    policies = slot_policies(codes.parse("d.x.rac", "digits"))
+    slots = {
+        "labeled/weak": policies.labeled,
+        "labeled/strong": policies.strong,
+        "unlabeled/weak": policies.weak,
+        "unlabeled/strong0": policies.strong,
+        "unlabeled/strong1": policies.strong,
+    }
+    for purpose, policy in slots.items():
+        kind, _, name = purpose.partition("/")
+        store, rows = (given.labeled, 10) if kind == "labeled" else (given.unlabeled, 20)
+        index = batch.labeled_index if kind == "labeled" else batch.unlabeled_index
+        numbers = uniforms(5, purpose, 3 * rows, rows, policy.width)
+        made = to_float(policy(tf.constant(store.pixels[index]), numbers))
+        np.testing.assert_array_equal(getattr(batch, kind)[name], made)
+    plain = given.unlabeled.pixels[batch.unlabeled_index] / 127.5 - 1
+    np.testing.assert_allclose(batch.unlabeled["weak"], plain, atol=1e-6)
+    assert (batch.unlabeled["strong0"] != batch.unlabeled["strong1"]).any((1, 2, 3)).mean() > 0.9
+
+
+def test_views_that_learn_are_handed_over_unfinished_with_a_probe_of_the_labelled_images():
+    given = source(policy="d.d.cta", views=STRONG)
+    assert set(given.learned) == {
+        "labeled/strong", "unlabeled/strong0", "unlabeled/strong1", "labeled/probe",
+    }  # fmt: skip
+    batch = take(given, 1)[0]
+    for view in (batch.labeled["strong"], batch.labeled["probe"], batch.unlabeled["strong1"]):
+        assert view[0].dtype == np.uint8
+    assert batch.labeled["weak"].dtype == np.float32
+    assert source(policy="d.d.rac", views=STRONG).learned == {}
+    # A method that reads no strong views has nothing to learn from.
+    assert source(policy="d.d.cta").learned == {}
+
+
+def test_the_probe_is_drawn_anew_and_does_not_change_other_views():
+    learning, not_learning = (
+        take(source(policy=p, views=STRONG), 1)[0] for p in ("d.d.cta", "d.d.rac")
+    )
+    np.testing.assert_array_equal(learning.labeled["weak"], not_learning.labeled["weak"])
+    probe, weak = learning.labeled["probe"][0], learning.labeled["weak"]
+    assert (probe / 127.5 - 1 - weak != 0).any((1, 2, 3)).mean() > 0.5
+
+
+@pytest.mark.parametrize("replicas", [2, 5])
+def test_replicas_together_read_the_strong_views_of_one_device(replicas):
+    one = source(policy="ra.d.cta", views=STRONG)
+    whole = take(one, 1, start=2)[0]
+    parts = take(source(replicas, policy="ra.d.cta", views=STRONG), replicas, start=2)
+    for index, value in enumerate(flat(whole)):
+        np.testing.assert_array_equal(np.concatenate([flat(p)[index] for p in parts]), value)

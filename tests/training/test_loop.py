@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from tiny import SPEC, BreaksAt, batches, dataset, method, settings, snapshot
+from tiny import SPEC, TASK, BreaksAt, batches, dataset, method, settings, snapshot
 
 from realmix_tf.errors import CheckpointError, DivergedError, Interrupted
 from realmix_tf.training import checkpoint, logs, loop
@@ -161,7 +161,7 @@ def test_old_checkpoints_go_but_the_best_by_validation_stays(tmp_path: Path) -> 
 
 def test_ten_updates_in_a_row_without_a_finite_gradient_stop_the_run(tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match=r"loss/total nan.*update 2\d") as caught:
-        run(tmp_path, what=BreaksAt(tuple(range(13, 30)), 4))
+        run(tmp_path, what=BreaksAt(tuple(range(13, 30)), TASK))
     assert caught.value.exit_code == 6
     # The last checkpoint was saved while the weights were finite; they still are.
     found = checkpoint.newest(tmp_path / "tf", print)
@@ -170,7 +170,7 @@ def test_ten_updates_in_a_row_without_a_finite_gradient_stop_the_run(tmp_path: P
 
 
 def test_nine_in_a_row_do_not(tmp_path: Path) -> None:
-    outcome, _, said = run(tmp_path, what=BreaksAt(tuple(range(13, 22)), 4))
+    outcome, _, said = run(tmp_path, what=BreaksAt(tuple(range(13, 22)), TASK))
     assert outcome.updates == 30
     assert "updates skipped" in said
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from realmix_tf.methods.base import Batch, Method, StepResult, Term
+from realmix_tf.methods.base import Batch, Method, StepResult, Task, Term
 from realmix_tf.methods.registry import get_method
 from realmix_tf.nets.spec import NetworkSpec
 from realmix_tf.training.engine import Engine
@@ -15,6 +15,8 @@ from realmix_tf.training.settings import TrainSettings
 
 CLASSES, ROWS = 4, 6
 SPEC = NetworkSpec("small", CLASSES, 8, 8, 1, 4)
+LABELED, UNLABELED = 9, 60
+TASK = Task(CLASSES, LABELED, UNLABELED, ROWS, (8, 8))
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ def settings(**changed) -> TrainSettings:
 
 def method(name: str, **options) -> Method:
     found = get_method(name)
-    return found(found.Config(**options), CLASSES)
+    return found(found.Config(**options), TASK)
 
 
 def batches(count: int, views: int = 0, rows: int = ROWS, seed: int = 0) -> list[Batch]:
@@ -45,6 +47,27 @@ def batches(count: int, views: int = 0, rows: int = ROWS, seed: int = 0) -> list
             {"weak": images()},
             random.integers(0, CLASSES, rows),
             {f"weak{i}": images() for i in range(views)},
+        )
+        for _ in range(count)
+    ]
+
+
+def batches_for(given: Method, count: int, rows: int = ROWS, seed: int = 0) -> list[Batch]:
+    """Batches with the views any method reads and the numbers of their images."""
+    random = np.random.default_rng(seed)
+    views = given.views()
+
+    def images(names, many):
+        shape = (many, 8, 8, 1)
+        return {name: random.uniform(-1, 1, shape).astype(np.float32) for name in names}
+
+    return [
+        Batch(
+            images(views.labeled, rows),
+            random.integers(0, CLASSES, rows),
+            images(views.unlabeled, rows * views.ratio),
+            random.integers(0, LABELED, rows),
+            random.permutation(UNLABELED)[: rows * views.ratio],
         )
         for _ in range(count)
     ]
