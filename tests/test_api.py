@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ from absl import flags as absl_flags
 from realmix_tf import api
 from realmix_tf.cli import train
 from realmix_tf.errors import UsageError
+from realmix_tf.methods.registry import FILES
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "python_api.md"
@@ -38,6 +40,27 @@ def test_the_example_of_the_page_runs(tmp_path):
     assert 0 <= float(lines[1].split()[0]) <= 1
     assert (tmp_path / lines[1].split()[1]).is_file()
     assert [line.split()[0] for line in lines[2:]] == [f"pictures/{i}.png" for i in range(6)]
+
+
+@pytest.mark.process
+def test_the_worked_example_of_a_method_runs(tmp_path):
+    page = (ROOT / "docs" / "methods.md").read_text("utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 1
+    done = python(blocks[0], tmp_path)
+    assert done.returncode == 0, done.stderr
+    accuracy, report = done.stdout.split()
+    assert 0 <= float(accuracy) <= 1
+    lines = (tmp_path / report).parent.joinpath("metrics.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1])["train"]
+    assert last["loss/entropy"] > 0
+    assert last["confidence/max"] > 0.1
+
+
+def test_every_method_stands_in_the_table_of_the_page():
+    page = (ROOT / "docs" / "methods.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    assert rows == [file.__name__.rpartition(".")[2] for file in FILES]
 
 
 def test_importing_the_api_does_not_import_tensorflow(tmp_path):

@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,7 @@ def execute(
     run: Run,
     argv: Sequence[str] | None = None,
     usage: str = "",
+    groups: Mapping[str, Sequence[str]] | None = None,
 ) -> int:
     """Parses the command line, runs the command and returns its exit code.
 
@@ -57,6 +58,7 @@ def execute(
       run: does the work; what it returns (if not None) is printed to stdout, as JSON with --json.
       argv: the words after the command's name; ``sys.argv[1:]`` when None.
       usage: the arguments after the flags and an example, for ``--help``.
+      groups: titles and their flags, for ``--help``; ``define`` may fill it.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     values = absl_flags.FlagValues()
@@ -74,7 +76,7 @@ def execute(
         define(values)
         rest = parse(values, words, name)
         if values["help"].value:
-            print(help_text(name, summary, usage, values))
+            print(help_text(name, summary, usage, values, groups))
             return 0
         if values["version"].value:
             print(f"{name} {version.__version__}")
@@ -112,25 +114,39 @@ def parse(values: absl_flags.FlagValues, words: Sequence[str], name: str) -> lis
         raise UsageError(message, "", f"{name} --help") from error
 
 
-def help_text(name: str, summary: str, usage: str, values: absl_flags.FlagValues) -> str:
-    """The help page: the summary, the usage, every flag with its default, the exit codes."""
-    lines = [f"{name}: {summary}", ""]
-    lines += [f"usage: {name} [flags] {usage}".rstrip(), "", "flags:"]
-    shown = {values[flag].name: values[flag] for flag in values if flag != "h"}
-    for flag_name in sorted(shown):
-        flag = shown[flag_name]
-        default = flag.default
-        text = " ".join((flag.help or "").split())
-        if isinstance(default, bool) or default is None or default in ("", []):
-            suffix = " (default: true)" if default is True else ""
-        else:
-            value = ",".join(map(str, default)) if isinstance(default, list) else default
-            suffix = f" (default: {value})"
-        head = f"  --{flag_name}" if not flag.boolean else f"  --[no]{flag_name}"
-        lines.append(
-            f"{head:<24} {text}{suffix}" if len(head) < 24 else f"{head}\n{'':<25}{text}{suffix}"
-        )
+def help_text(
+    name: str,
+    summary: str,
+    usage: str,
+    values: absl_flags.FlagValues,
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """The help page: the summary, the usage, every flag with its default, the exit codes.
+
+    Args:
+      groups: title → flags that stand under it; the others follow by name.
+    """
+    lines = [f"{name}: {summary}", "", f"usage: {name} [flags] {usage}".rstrip()]
+    rest = {values[flag].name: values[flag] for flag in values if flag != "h"}
+    for title, names in (groups or {}).items():
+        lines += ["", f"{title}:", *(_flag_line(rest.pop(flag)) for flag in names)]
+    lines += ["", "other flags:" if groups else "flags:"]
+    lines += [_flag_line(rest[flag_name]) for flag_name in sorted(rest)]
     return "\n".join([*lines, "", EXIT_CODES])
+
+
+def _flag_line(flag: absl_flags.Flag) -> str:
+    default = flag.default
+    text = " ".join((flag.help or "").split())
+    if isinstance(default, bool) or default is None or default in ("", []):
+        suffix = " (default: true)" if default is True else ""
+    else:
+        value = ",".join(map(str, default)) if isinstance(default, list) else default
+        short = f"{value:.5g}" if isinstance(value, float) and len(str(value)) > 8 else value
+        suffix = f" (default: {short})"
+    head = f"  --{flag.name}" if not flag.boolean else f"  --[no]{flag.name}"
+    line = f"{text}{suffix}"
+    return f"{head:<24} {line}" if len(head) < 24 else f"{head}\n{'':<25}{line}"
 
 
 def result_text(result: Any) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from absl import flags as absl_flags
 from realmix_tf.cli import app, options
 from realmix_tf.data.names import DatasetName
 from realmix_tf.errors import UsageError
+from realmix_tf.methods.base import registered
 from realmix_tf.methods.registry import get_method, recipe_of
 from realmix_tf.nets.spec import NetworkOptions
 from realmix_tf.options import check_options
@@ -31,6 +32,20 @@ USAGE = (
     "--dataset=NAME\n\nexample: python realmix.py --method=realmix --data_dir=data "
     "--dataset=digits.1@20-100 --arch=small --train_kimg=96 --warmup_kimg=16"
 )
+
+# Flags by what they are about, as --help shows them.
+_DATA = (
+    "dataset", "data_dir", "label_size", "valid_size", "split_seed", "train_record", "test_record",
+    "nclass", "img_size", "class_mapping", "custom_dataset", "allow_overlap", "use_pseudo_labels",
+    "memoize", "shuffle",
+)  # fmt: skip
+_LENGTH = (
+    "train_kimg", "report_kimg", "save_kimg", "keep_ckpt", "epochs", "train_dir", "fresh", "seed",
+    "precision", "load_checkpoint", "baseline",
+)  # fmt: skip
+_INSTEAD = (
+    "dry_run", "eval_ckpt", "perform_inference", "inference_dir", "inference_ckpt",
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,12 +66,14 @@ def main_fs_mixup(argv: Sequence[str] | None = None) -> int:
 def _execute(name: str, argv: Sequence[str] | None, fixed: str | None, dataset: str) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     chosen = fixed or ""
+    groups: dict[str, list[str]] = {}
 
     def define(values: absl_flags.FlagValues) -> None:
         nonlocal chosen
         early = _early(words)
         chosen = fixed or early["method"]
         _define(values, chosen, dataset, fixed is None, early["recipe"])
+        groups.update(_groups(chosen, values))
 
     def run(values: absl_flags.FlagValues, rest: list[str]) -> Any:
         if rest:
@@ -66,8 +83,24 @@ def _execute(name: str, argv: Sequence[str] | None, fixed: str | None, dataset: 
     if fixed:
         summary = f"train the baseline {fixed!r} on the labelled images of a dataset"
         usage = f"--dataset=NAME-VALID\n\nexample: {name} --data_dir=data --dataset=mydataset-50"
-        return app.execute(name, summary, define, run, argv, usage)
-    return app.execute(name, SUMMARY, define, run, argv, USAGE)
+        return app.execute(name, summary, define, run, argv, usage, groups)
+    return app.execute(name, SUMMARY, define, run, argv, USAGE, groups)
+
+
+def _groups(method_name: str, values: absl_flags.FlagValues) -> dict[str, list[str]]:
+    """The flags by what they are about, for --help."""
+    method = get_method(method_name)
+    about = (sys.modules[method.__module__].__doc__ or method_name).partition("\n")[0].rstrip(".")
+    groups = {
+        f"{method_name}: {about}": [item.name for item in fields(method.Config)],
+        "data": list(_DATA),
+        "optimisation": ["recipe", *asdict(method.recipe), "momentum", "batch", "ema"],
+        f"augmentation (auto: {method.augment})": ["augment", "adepth", "adecay", "ath"],
+        "network": [item.name for item in fields(NetworkOptions)],
+        "length, reports and checkpoints": list(_LENGTH),
+        "instead of training": list(_INSTEAD),
+    }
+    return {title: names for title, names in groups.items() if names and set(names) <= set(values)}
 
 
 def _early(words: list[str]) -> dict[str, str]:
@@ -96,7 +129,8 @@ def _define(
         absl_flags.DEFINE_bool,
     )
     if any_method:
-        flag("method", "realmix", "What to minimise.", flag_values=values)
+        names = ", ".join(sorted(registered()))
+        flag("method", "realmix", f"What to minimise. One of: {names}.", flag_values=values)
     app.define_data_dir(values)
     app.define_dry_run(values)
     flag(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -50,10 +51,10 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 REALMIX = ["--method=realmix", "--warmup_kimg=0.5", "--percent_mask=0.2", "--tsa=linear_schedule"]
 
 
-def tensors(folder: Path) -> dict[str, bytes]:
+def tensors(folder: Path, images: int = 1024) -> dict[str, bytes]:
     import tensorflow as tf
 
-    reader = tf.train.load_checkpoint(str(folder / "tf" / "model.ckpt-00001024"))
+    reader = tf.train.load_checkpoint(str(folder / "tf" / f"model.ckpt-{images:08d}"))
     return {name: reader.get_tensor(name).tobytes() for name in reader.get_variable_to_shape_map()}
 
 
@@ -74,7 +75,7 @@ def test_training_leaves_the_whole_run_folder(finished) -> None:
         "model/model.json",
         "model/weights.npz",
         "views/labeled.npz",
-        "views/unlabeled_1.npz",
+        "views/unlabeled_weak1.npz",
         "views/unlabeled_doubtful.npz",
     ):
         assert (folder / name).is_file(), name
@@ -150,6 +151,35 @@ def test_killed_again_and_again_it_ends_bit_for_bit_the_same(
     resumed = Path(json.loads(last.stdout)["run"])
     assert tensors(resumed) == tensors(whole)
     assert (resumed / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def test_a_killed_run_that_learns_its_augmentation_ends_bit_for_bit_the_same(
+    data: Path, tmp_path: Path
+) -> None:
+    method = ["--method=fixmatch", "--uratio=2", "--confidence=0.5", "--train_kimg=0.5"]
+    folders = []
+    for name, kill in (("whole", False), ("killed", True)):
+        flags = squares.small_flags(data, tmp_path / name)
+        words = command("--json", *flags, *method)
+        if kill:
+            process = subprocess.Popen(
+                words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+            )
+            assert process.stderr is not None
+            for line in process.stderr:
+                if line.startswith("kimg"):  # past the first checkpoints
+                    process.kill()
+                    break
+            process.wait()
+        done = subprocess.run(words, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        assert ("continuing from" in done.stderr) == kill
+        folders.append(Path(json.loads(done.stdout)["run"]))
+    values = [tensors(folder, 512) for folder in folders]
+    assert values[0]["augment/rates"] != bytes(len(values[0]["augment/rates"]))
+    assert values[0] == values[1]
+    whole, killed = ((folder / "metrics.jsonl").read_bytes() for folder in folders)
+    assert whole == killed
 
 
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
@@ -266,6 +296,17 @@ def test_fine_tuning_starts_from_all_but_the_head(finished, data: Path, tmp_path
         (["--methd=realmix"], 2, "--method"),
         (["--method=relmix"], 2, "--method=realmix"),
         (["--percent_mask=2"], 2, "--percent_mask"),
+        (["--method=fixmtach"], 2, "--method=fixmatch"),
+        (["--method=fixmatch", "--confidence=1.5"], 2, "--confidence"),
+        (["--method=fixmatch"], 2, "an update reads 112 unlabelled images but there are 98"),
+        (["--method=fixmatch", "--uratio=0"], 2, "--uratio"),
+        (["--method=fixmatch", "--dataset=squares-10"], 2, "reads unlabelled images"),
+        (["--method=remixmatch", "--batch=14"], 2, "do not divide into 4 blocks"),
+        (["--method=freematch", "--clip_low=0.9", "--clip_high=0.5", "--uratio=2"], 2, "--clip"),
+        (["--method=mixmatch", "--p_unlabeled=0.5,0.5"], 2, "--p_unlabeled"),
+        (["--recipe=lion"], 2, "--recipe"),
+        (["--augment=d.d.rax"], 2, "strong slot"),
+        (["--augment=d.rac.d"], 2, "weak slot"),
         (["--dataset=squares"], 2, "is not a dataset name"),
         (["--dataset=circles.1@12-10"], 3, "create_datasets"),
         (["--nclass=7"], 2, "--nclass is 7 but the data have 3 classes"),
@@ -306,6 +347,24 @@ def test_help_is_quick_and_needs_no_tensorflow() -> None:
     assert done.returncode == 0, done.stderr
     assert "--w_match" in done.stdout
     assert "--tsa" not in done.stdout
+
+
+def test_help_shows_the_method_s_own_recipe_and_the_one_asked_for(capsys) -> None:
+    for words, lr, decay in (
+        (["--method=fixmatch"], "0.03", "l2"),
+        (["--method=fixmatch", "--recipe=adam"], "0.002", "decoupled"),
+        (["--method=mixmatch"], "0.002", "decoupled"),
+        (["--method=mixmatch", "--recipe=sgd"], "0.03", "l2"),
+    ):
+        assert main([*words, "--help"]) == 0
+        out = capsys.readouterr().out
+        assert re.search(rf"^  --lr .*\(default: {lr}\)$", out, re.MULTILINE)
+        assert re.search(rf"^  --wd_mode .*\(default: {decay}\)$", out, re.MULTILINE)
+        groups = re.findall(r"^(\w.*):$", out, re.MULTILINE)
+        assert groups[0].startswith(f"{words[0].partition('=')[2]}: ")
+        assert groups[1:3] == ["data", "optimisation"]
+        assert groups[3] in ("augmentation (auto: d.d.ctac)", "augmentation (auto: d.d.d)")
+        assert groups[-1] == "other flags"
 
 
 def test_a_record_damaged_under_a_run_that_reads_from_its_file_is_named(
