@@ -229,3 +229,30 @@ def test_methods_that_draw_numbers_keep_the_same_on_both_devices():
         for key, (copies, difference) in result["copies"].items():
             assert copies == 2, (name, key)
             assert difference == 0, (name, key, difference)
+
+
+_LEARNED = """
+import test_learned_views as learned
+values = learned.batches(3)
+halves = [tf.nest.map_structure(lambda a: np.array_split(a, 2)[part], b)
+          for b in values for part in range(2)]
+one = learned.engine(lr=0.01)
+metrics = learned.run(one, values)
+two = Engine(learned.method(), tiny.SPEC, tiny.settings(ema=0.9, lr=0.01), strategy=strategy(),
+             synchronized=True, learned=learned.LEARNED)
+found = two.run(two.iterator(tiny.dataset(halves)), 0, 3)
+rates = two.strategy.experimental_local_results(two.views.variables()["rates"])
+print(json.dumps({"variables": largest(tiny.snapshot(one), tiny.snapshot(two)),
+                  "metrics": largest(metrics, found),
+                  "rates": [float(np.min(r[r > 0])) for r in map(np.asarray, rates)]}))
+"""
+
+
+def test_learned_augmentation_is_that_of_one_device():
+    result = _output_of(_LEARNED)
+    for kind in ("variables", "metrics"):
+        for name, difference in result[kind].items():
+            assert difference < 1e-4, (name, difference)
+    assert "augment/rates" in result["variables"]
+    assert len(result["rates"]) == 2
+    assert result["rates"][0] == result["rates"][1] < 1
