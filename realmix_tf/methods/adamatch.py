@@ -30,8 +30,8 @@ from realmix_tf.methods.weak_strong import WeakStrongConfig, predict_together
 class AdaMatch(Method):
     """L = mean CE of both labelled views + μ(t)·wu·mean of 1[max p̃ ≥ c_τ]·CE(argmax p̃, p(strong)).
 
-    c_τ is ``confidence`` times the mean confidence on weak labelled views (section 3.4), p̃ the
-    aligned guess (section 3.3), μ a cosine from 0 to 1 over the first half (section 3.5).
+    c_τ is ``confidence`` times the mean confidence on weak labelled views (relative threshold), p̃
+    the aligned guess, μ a cosine from 0 to 1 over the first half of the run.
     """
 
     @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class AdaMatch(Method):
         views = labeled, batch.unlabeled["weak"], batch.unlabeled["strong"]
         joint, weak, strong = (o.logits for o in predict_together(network, views))
         alone = network(labeled, training=True, update_stats=False).logits
-        # Random logit interpolation (section 3.2); gradients take both ways.
+        # Random logit interpolation; gradients take both ways.
         share = tf.random.stateless_uniform(tf.shape(joint), context.seed("interpolate"))
         logits = joint + share * (alone - joint)
         weak_labeled = tf.stop_gradient(tf.nn.softmax(tf.split(logits, 2)[0]))

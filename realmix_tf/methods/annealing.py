@@ -11,7 +11,10 @@ TSA_SCHEDULES = ("none", "linear_schedule", "log_schedule", "exp_schedule")
 
 
 def linear_ramp(images: tf.Tensor, warmup_kimg: float) -> tf.Tensor:
-    """0 → 1, linear in images seen, reaching 1 after ``warmup_kimg``·1024 labelled images."""
+    """0 → 1, linear in images seen, reaching 1 after ``warmup_kimg``·1024 labelled images.
+
+    MixMatch, section 3.5.
+    """
     if warmup_kimg <= 0:
         return tf.ones_like(images)
     return tf.clip_by_value(images / (warmup_kimg * KIMG), 0.0, 1.0)
@@ -30,12 +33,12 @@ def progress_ramp(progress: tf.Tensor, warmup: float) -> tf.Tensor:
 
 
 def cosine_ramp(progress: tf.Tensor) -> tf.Tensor:
-    """½ − ½·cos(2π·min(t, ½)): 0 → 1 over the first half of the run (AdaMatch, section 3.5)."""
+    """½ − ½·cos(2π·min(t, ½)): 0 → 1 over the first half of the run, AdaMatch's."""
     return 0.5 - 0.5 * tf.cos(2.0 * math.pi * tf.minimum(progress, 0.5))
 
 
 def tsa_threshold(schedule: str, progress: tf.Tensor, num_classes: int) -> tf.Tensor:
-    """η(t) = a(t)·(1 − 1/C) + 1/C (UDA, section 3.1).
+    """η(t) = a(t)·(1 − 1/C) + 1/C (UDA, appendix A.1).
 
     Args:
       schedule: ``linear_schedule`` a = t, ``exp_schedule`` a = exp(5(t − 1)),

@@ -1,7 +1,7 @@
 """CoMatch (Li et al. 2021, arXiv:2011.11183): class guesses and features learn from each other.
 
-Guesses are smoothed by those of earlier images with like features; images whose guesses agree are
-pulled together (the graph of pseudo labels).
+Guesses are smoothed by those of earlier images with like features (equations 6 to 8); images whose
+guesses agree are pulled together (the graph of pseudo labels, equations 9 to 12).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from realmix_tf.methods.weak_strong import ThresholdConfig, predict_together
 
 @register("comatch")
 class CoMatch(Method):
-    """L = CE(x) + wu·mean of 1[max q ≥ τ]·CE(q, p(strong₀)) + w_ctr·CE(graph, likeness)."""
+    """L = CE(x) + wu·mean of 1[max q ≥ τ]·CE(q, p(strong₀)) + w_ctr·CE(graph, likeness) (eq. 5)."""
 
     @dataclass(frozen=True)
     class Config(ThresholdConfig):

@@ -1,7 +1,8 @@
 """FlexMatch (Zhang et al. 2021, arXiv:2110.08263): a threshold a class, by how well it is learnt.
 
-σ_c counts the unlabelled images last guessed as c with confidence ≥ τ; β_c = σ_c / max(max σ,
-N − Σσ) is how well c is learnt, and its threshold is τ·M(β_c) with a convex M.
+σ_c counts the unlabelled images last guessed as c with confidence ≥ τ (equation 5); β_c = σ_c /
+max(max σ, N − Σσ) is how well c is learnt (equations 6 and 11), and its threshold is τ·M(β_c) with
+a convex M (equation 12).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """FreeMatch (Wang et al. 2023, arXiv:2205.07246): thresholds that adapt by themselves.
 
 A global threshold follows the mean confidence, a local one a class the mean probabilities
-(self-adaptive thresholding); and the predictions on strong views are kept as spread over the
-classes as those on weak views (self-adaptive fairness).
+(equations 5 to 7); and the predictions on strong views are kept as spread over the classes as those
+on weak views (self-adaptive fairness, equations 9 to 11).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from realmix_tf.methods.weak_strong import Guess, Outputs, WeakStrong, WeakStron
 
 @register("freematch")
 class FreeMatch(WeakStrong):
-    """FixMatch with the thresholds τ·P_c / max P, plus w_fair times the fairness term."""
+    """FixMatch with the thresholds τ·P_c / max P (eq. 8), plus w_fair times fairness (eq. 12)."""
 
     @dataclass(frozen=True)
     class Config(WeakStrongConfig):
@@ -103,8 +103,9 @@ def fairness_loss(
     guess_share: tf.Tensor,
     context: Context,
 ) -> tf.Tensor:
-    """Σ_c SN(P/H)_c·log SN(p̄/h̄)_c over the kept rows; SN divides by the sum, 1/0 is 0.
+    """Σ_c SN(P/H)_c·log SN(p̄/h̄)_c over the kept rows (equation 11).
 
+    SN divides by the sum, and 1/0 is 0.
     p̄ and h̄ are the mean of the kept strong predictions and the shares of the classes they name.
     The value is never above 0, and 0 where nothing is kept; only p̄ carries gradient.
 

@@ -9,8 +9,8 @@ def tsa_mask(probabilities: tf.Tensor, labels: tf.Tensor, threshold: tf.Tensor) 
     """Training signal annealing for mixed labels: 1 while a row still teaches something.
 
     A row is dropped once every class its label names is predicted at least as strongly as its
-    share of the threshold, p_c ≥ label_c·η. With a hard label this is UDA's rule (section 3.1), but
-    for rows exactly at the threshold, which UDA keeps.
+    share of the threshold, p_c ≥ label_c·η. With a hard label this is UDA's rule (appendix A.1),
+    but for rows exactly at the threshold, which UDA keeps.
 
     Args:
       probabilities: [N, C], softmax outputs.
@@ -45,10 +45,10 @@ def lowest_fraction_mask(confidence: tf.Tensor, fraction: float) -> tf.Tensor:
 
 
 def at_least(confidence: tf.Tensor, threshold: tf.Tensor | float) -> tf.Tensor:
-    """1 where confidence ≥ threshold (one, or one a row): [N] → float32 [N]."""
+    """1 where confidence ≥ threshold (one, or one a row): [N] → float32 [N] (FixMatch, eq. 4)."""
     return tf.stop_gradient(tf.cast(confidence >= threshold, tf.float32))
 
 
 def above(confidence: tf.Tensor, threshold: tf.Tensor | float) -> tf.Tensor:
-    """1 where confidence > threshold (one, or one a row): [N] → float32 [N]."""
+    """1 where confidence > threshold (one, or one a row): [N] → float32 [N] (UDA, section 2.4)."""
     return tf.stop_gradient(tf.cast(confidence > threshold, tf.float32))

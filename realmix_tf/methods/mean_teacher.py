@@ -1,4 +1,7 @@
-"""Mean Teacher (Tarvainen and Valpola 2017, arXiv:1703.01780): the averaged weights teach."""
+"""Mean Teacher (Tarvainen and Valpola 2017, arXiv:1703.01780): the averaged weights teach.
+
+The consistency cost J of section 2, as a mean over rows and classes.
+"""
 
 from __future__ import annotations
 

@@ -47,6 +47,8 @@ def mix_reversed(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """MixUp of each row with its mirror in the reversed batch, λ' = max(λ, 1 − λ) a row.
 
+    Zhang et al. 2018, arXiv:1710.09412.
+
     Args:
       images: float32 [N, H, W, C].
       labels: float32 [N, classes].
@@ -58,7 +60,10 @@ def mix_reversed(
 
 
 def mix_ratio(seed: tf.Tensor, beta: float, count: tf.Tensor) -> tf.Tensor:
-    """λ' = max(λ, 1 − λ) with λ ~ Beta(beta, beta), one a row: float32 [count] in [½, 1]."""
+    """λ' = max(λ, 1 − λ) with λ ~ Beta(beta, beta), one a row: float32 [count] in [½, 1].
+
+    MixMatch, equations 8 and 9.
+    """
     from realmix_tf.randomness import beta_symmetric
 
     ratio = beta_symmetric(seed, beta, count)

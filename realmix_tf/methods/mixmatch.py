@@ -64,7 +64,7 @@ class MixedPredictions(NamedTuple):
 
 @register("mixmatch")
 class MixMatch(Method):
-    """L = mean CE(x) + w_match·ramp·mean over rows and classes of (target − p)²."""
+    """L = mean CE(x) + w_match·ramp·mean over rows and classes of (target − p)² (eq. 3 to 5)."""
 
     @dataclass(frozen=True)
     class Config(MixMatchConfig):

@@ -1,4 +1,4 @@
-"""MixUp for labelled and unlabelled images (Zhang et al. 2018; the baseline of MixMatch)."""
+"""MixUp of labelled and unlabelled images (Zhang et al. 2018, arXiv:1710.09412), as a baseline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MixUp on the labelled images alone (Zhang et al. 2018), the stronger supervised baseline."""
+"""MixUp on labelled images alone (Zhang et al. 2018, arXiv:1710.09412), a stronger baseline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Π-model (Laine and Aila 2017, arXiv:1610.02242): two views of an image, one prediction."""
+"""Π-model (Laine and Aila 2017, arXiv:1610.02242): two views of an image, one prediction.
+
+In the form of equation 1 of FixMatch (arXiv:2001.07685).
+"""
 
 from __future__ import annotations
 

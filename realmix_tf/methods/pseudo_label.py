@@ -1,4 +1,7 @@
-"""Pseudo-Label (Lee 2013): the network's own sure predictions are taken for labels."""
+"""Pseudo-Label (Lee 2013): the network's own sure predictions are taken for labels.
+
+With a threshold, as equation 2 of FixMatch (arXiv:2001.07685) states it.
+"""
 
 from __future__ import annotations
 

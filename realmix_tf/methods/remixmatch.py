@@ -1,8 +1,8 @@
 """ReMixMatch (Berthelot et al. 2020, arXiv:1911.09785): MixMatch with anchoring and alignment.
 
-The guess on a weak view anchors K strong views of the same image (augmentation anchoring); guesses
-are aligned to the labels' class distribution (section 3.1); and the network also has to tell by
-which quarter turn a strong view was rotated (section 3.3).
+The guess on a weak view anchors K strong views of the same image (section 3.2.1); guesses are
+aligned to the labels' class distribution (section 3.1); and the network also has to tell by which
+quarter turn a strong view was rotated (section 3.3).
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ class Guesses(NamedTuple):
 
 @register("remixmatch")
 class ReMixMatch(Method):
-    """L = CE(mixed x) + ramp·(w_match·CE(mixed u) + w_kl·CE(strong₀)) + w_rot·CE(turn)."""
+    """L = CE(mixed x) + ramp·(w_match·CE(mixed u) + w_kl·CE(strong₀)) + w_rot·CE(turn).
+
+    Equations 3 and 4; algorithm 1.
+    """
 
     @dataclass(frozen=True)
     class Config:

@@ -1,7 +1,11 @@
 """SimMatch (Zheng et al. 2022, arXiv:2203.06915): images should be alike as their classes are.
 
-A bank keeps a feature of every labelled image. A weak view's likeness to the bank and its class
-guess correct each other, and both teach the strong view.
+A bank keeps a feature of every labelled image (equation 12). A weak view's likeness to the bank and
+its class guess correct each other (equations 7 to 10), and both teach the strong view (equations 2,
+5 and 6).
+
+The published bank starts as random features that all belong to class 0; here an image takes part
+from its first sight on.
 """
 
 from __future__ import annotations
@@ -120,7 +124,7 @@ class SimMatch(WeakStrong):
 def exchange(
     guess: tf.Tensor, likeness: tf.Tensor, bank: Bank, smoothing: float
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Lets the class guess and the likeness to the bank correct each other.
+    """Lets the class guess and the likeness to the bank correct each other (eq. 7 to 10).
 
     Args:
       guess: float32 [n, C], aligned.

@@ -1,8 +1,8 @@
 """SoftMatch (Chen et al. 2023, arXiv:2301.10921): every guess counts, by how sure it is.
 
 The weight is a truncated Gaussian of the confidence around its running mean μ with the running
-variance σ². It is taken of guesses aligned to a uniform class distribution, while the target comes
-from the guess as it is.
+variance σ² (equations 5 to 7 and 9). It is taken of guesses aligned to a uniform class distribution
+(equation 8), while the target comes from the guess as it is.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class SoftMatch(WeakStrong):
     @dataclass(frozen=True)
     class Config(WeakStrongConfig):
         n_sigma: float = option(
-            2.0, "The Gaussian is this much narrower than σ; the paper's formula has 1.", 1e-3, 1e3
+            2.0, "How much narrower than σ the Gaussian is (section 4.1).", 1e-3, 1e3
         )
         statistics: str = option(
             "unaligned",

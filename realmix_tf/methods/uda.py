@@ -1,7 +1,8 @@
 """Unsupervised Data Augmentation (Xie et al. 2020, arXiv:1904.12848).
 
 The sharpened prediction on the weak view, where it is sure, is the target of the strong view; and
-labelled images that are known too well too early are left out (training signal annealing).
+labelled images that are known too well too early are left out (training signal annealing, appendix
+A.1).
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from realmix_tf.methods.weak_strong import Guess, Outputs, ThresholdConfig, Weak
 
 @register("uda")
 class UDA(WeakStrong):
-    """L = mean of kept CE(x) + wu·mean of 1[max p(weak) > β]·KL(sharpened p(weak) ‖ p(strong))."""
+    """L = mean of kept CE(x) + wu·mean of 1[max p(weak) > β]·KL(sharpened p(weak) ‖ p(strong)).
+
+    Equation 1, with the mask and the sharpening of section 2.4.
+    """
 
     @dataclass(frozen=True)
     class Config(ThresholdConfig):
