@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from realmix_tf.augment import chain, levels
 from realmix_tf.augment.chain import Op, Step
-from realmix_tf.augment.randaugment import MIN_SIZE, centre, default_side, signed_amount
+from realmix_tf.augment.randaugment import MIN_SIZE, centre, default_side
 from realmix_tf.augment.views import View, cut_out
 
 Part = tuple[Op, float, int]
@@ -126,15 +126,16 @@ class AutoAugment:
 
     def steps(self, uniforms: tf.Tensor, height: int, width: int) -> list[Step]:
         """The drawn operations with their parameters, for images of that size."""
-        table = levels.level_table(levels.code_amount, height, width)
         pair = tf.cast(uniforms[:, 0] * float(len(self.pairs)), tf.int32)
+        whether, plus = uniforms[:, 1:5:2], tf.cast(uniforms[:, 2:5:2] >= 0.5, tf.int32)
         steps = []
         for number in range(2):
             parts = [pair[number] for pair in self.pairs]
-            op, probability, level = (np.array(column) for column in zip(*parts, strict=True))
-            whether, sign = uniforms[:, 1 + 2 * number], uniforms[:, 2 + 2 * number]
-            drawn = tf.gather(op.astype(np.int32), pair)
-            amount = signed_amount(drawn, tf.gather(level.astype(np.int32), pair), sign, table)
-            applied = whether < tf.gather(probability.astype(np.float32), pair)
-            steps.append(Step(tf.where(applied, drawn, int(Op.IDENTITY)), amount))
+            op, probability, _ = zip(*parts, strict=True)
+            amount = [levels.code_amount(op, level, height, width) for op, _, level in parts]
+            minus = [-a if o in levels.SIGNED else a for o, a in zip(op, amount, strict=True)]
+            signed = tf.gather(np.array([minus, amount]).T.reshape(-1), 2 * pair + plus[:, number])
+            applied = whether[:, number] < tf.gather(np.array(probability, np.float32), pair)
+            drawn = tf.gather(np.array(op, np.int32), pair)
+            steps.append(Step(tf.where(applied, drawn, int(Op.IDENTITY)), signed))
         return steps

@@ -15,19 +15,16 @@ table in that paper, which the PyTorch editions train with. Operations marked ±
 | TranslateX, TranslateY, pixels | ± m | ± ⌊0.03·m·size⌋ | (−0.3 + 0.6·u)·size |
 
 Numbers that are pixels whatever the size (the code's translations, the window of 16 pixels) are
-meant for images of 32 pixels and more; on smaller ones they shrink with the smaller side.
+meant for images of 32 pixels and more; on smaller ones they shrink with the smaller side. Levels
+above 10 leave the ranges; what cannot go further stays at its end.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from realmix_tf.augment.chain import Op
-
-HIGHEST = 15  # levels above 10 leave the ranges; what cannot go further stays at its end
 
 ENHANCED = (Op.BRIGHTNESS, Op.COLOR, Op.CONTRAST, Op.SHARPNESS)
 SIGNED = (Op.ROTATE, Op.SHEAR_X, Op.SHEAR_Y, Op.TRANSLATE_X, Op.TRANSLATE_Y)
@@ -86,18 +83,6 @@ def _common_amount(op: Op, level: int) -> float:
     if op in (Op.SHEAR_X, Op.SHEAR_Y):
         return level * 0.3 / 10
     return 1.0
-
-
-def level_table(amount: Callable[[Op, int, int, int], float], height: int, width: int) -> Table:
-    """float64 [operations, levels]: the amount of every operation at the levels from 0 on."""
-    return np.array(
-        [[amount(op, level, height, width) for level in range(HIGHEST + 1)] for op in Op]
-    )
-
-
-def sign_table() -> npt.NDArray[np.bool_]:
-    """bool [operations], which get a random sign."""
-    return np.isin(np.arange(len(Op)), SIGNED)
 
 
 def paper_range(height: int, width: int) -> tuple[Table, Table]:

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from realmix_tf.augment.pillow_color import like
+
 Moved = tuple[tf.Tensor, tf.Tensor]
 Doubles = npt.NDArray[np.float64]
 
@@ -67,19 +69,12 @@ def rotation(degrees: tf.Tensor, height: int, width: int) -> tf.Tensor:
     middle of two of them.
     """
     angle = degrees * (math.pi / 180.0)
-    cosine, sine = tf.cos(angle), tf.sin(angle)
     x, y = width / 2.0, height / 2.0
-    return tf.stack(
-        [
-            cosine,
-            -sine,
-            x - cosine * x + sine * y,
-            sine,
-            cosine,
-            y - sine * x - cosine * y,
-        ],
-        1,
-    )
+    cosine = (1.0, 0.0, -x, 0.0, 1.0, -y)
+    sine = (0.0, -1.0, y, 1.0, 0.0, -x)
+    parts = tf.constant([cosine, sine], tf.float64)
+    turned = tf.matmul(tf.stack([tf.cos(angle), tf.sin(angle)], 1), parts)
+    return turned + tf.constant([0.0, 0.0, x, 0.0, 0.0, y], tf.float64)
 
 
 def affine(images: tf.Tensor, matrix: tf.Tensor, hidden: tf.Tensor | None = None) -> Moved:
@@ -97,44 +92,44 @@ def affine(images: tf.Tensor, matrix: tf.Tensor, hidden: tf.Tensor | None = None
       The moved images and bool [N, H, W], where they show nothing.
     """
     _, height, width, channels = images.shape
+    middle_x, middle_y = width // 2, height // 2
     columns, rows = tf.unstack(_sources(matrix, height, width), axis=1)
     # A frame of one pixel around every image catches what lies outside of it.
-    place = tf.clip_by_value(rows, -1.0, float(height)) * float(width + 2)
-    place = tf.cast(place + tf.clip_by_value(columns, -1.0, float(width)), tf.int32)
-    first = tf.range(tf.shape(images)[0]) * ((height + 2) * (width + 2)) + (width + 3)
-    place = (place + first[:, None, None])[..., None]
+    place = tf.clip_by_value(rows, -1.0 - middle_y, float(height - middle_y)) * float(width + 2)
+    place += tf.clip_by_value(columns, -1.0 - middle_x, float(width - middle_x))
+    middle = (middle_y + 1) * (width + 2) + middle_x + 1
+    first = tf.range(tf.shape(images)[0]) * ((height + 2) * (width + 2)) + middle
+    place = (tf.cast(place, tf.int32) + first[:, None, None])[..., None]
     framed = tf.pad(
         tf.reshape(images, [-1, height, width * channels]), [[0, 0], [1, 1], [channels, channels]]
     )
     pixels = tf.reshape(framed, [-1] if channels == 1 else [-1, channels])
-    moved = tf.reshape(tf.gather_nd(pixels, place), [-1, height, width, channels])
-    if hidden is None:
-        outside = (rows < 0.0) | (rows > height - 1.0) | (columns < 0.0) | (columns > width - 1.0)
-        return moved, outside
-    framed = tf.pad(hidden, [[0, 0], [1, 1], [1, 1]], constant_values=True)
-    return moved, tf.gather_nd(tf.reshape(framed, [-1]), place)
+    moved = like(tf.gather_nd(pixels, place), images)
+    if hidden is not None:
+        framed = tf.pad(hidden, [[0, 0], [1, 1], [1, 1]], constant_values=True)
+        return moved, tf.gather_nd(tf.reshape(framed, [-1]), place)
+    outside_rows = (rows < -middle_y) | (rows >= height - middle_y)
+    return moved, outside_rows | (columns < -middle_x) | (columns >= width - middle_x)
 
 
 def _sources(matrix: tf.Tensor, height: int, width: int) -> tf.Tensor:
     """float32 [N, 2, H, W], whole: column and row of every output pixel's source.
 
-    Pillow counts in 16.16 fixed point, from half a pixel for the centres, and rounds down. Here the
-    numbers are relative to the middle of the image: then float32 has room for all their digits.
+    They are counted from the middle of the image, (W // 2, H // 2). Pillow counts in 16.16 fixed
+    point, from half a pixel for the centres, and rounds down; from the middle, float32 has room for
+    all the digits.
     """
     middle = np.array([width // 2, height // 2])
-    halves = np.array([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5], [0.0, 0.0, 1.0]])
-    to_middle = np.array([[1.0, 0.0, middle[0]], [0.0, 1.0, middle[1]], [0.0, 0.0, 1.0]])
-    fixed = tf.matmul(tf.reshape(matrix, [-1, 3]), halves)
-    fixed = tf.floor(fixed * 65536.0 + 0.5)
-    fixed = tf.matmul(fixed, to_middle) / 65536.0
-    fixed = tf.reshape(fixed, [-1, 2, 3]) - middle[:, None] * np.array([0.0, 0.0, 1.0])
-    steps = tf.cast(fixed, tf.float32)
+    to_fixed = np.array([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5], [0.0, 0.0, 1.0]]) * 65536.0
+    to_middle = np.array([[1.0, 0.0, middle[0]], [0.0, 1.0, middle[1]], [0.0, 0.0, 1.0]]) / 65536.0
+    fixed = tf.floor(tf.matmul(tf.reshape(matrix, [-1, 3]), to_fixed) + 0.5)
+    fixed = tf.reshape(tf.matmul(fixed, to_middle), [-1, 2, 3])
+    steps = tf.cast(fixed - middle[:, None] * np.array([0.0, 0.0, 1.0]), tf.float32)
     columns = np.arange(width, dtype=np.float32) - middle[0]
     rows = np.arange(height, dtype=np.float32) - middle[1]
-    along_columns = steps[:, :, 1:2] * rows + steps[:, :, 2:]
-    along_rows = steps[:, :, 0:1] * columns
-    places = tf.floor(along_columns[:, :, :, None] + along_rows[:, :, None, :])
-    return places + middle.astype(np.float32)[:, None, None]
+    down = steps[:, :, 1:2] * rows + steps[:, :, 2:]
+    across = steps[:, :, :1] * columns
+    return tf.floor(down[:, :, :, None] + across[:, :, None, :])
 
 
 def rescale(
@@ -163,7 +158,7 @@ def rescale(
     values = _resampled(tf.reshape(values, [-1, width, height * channels]), along_rows)
     values = tf.transpose(tf.reshape(values, [-1, width, height, channels]), [0, 2, 1, 3])
     values = _resampled(tf.reshape(values, [-1, height, width * channels]), along_columns)
-    resized = tf.reshape(tf.cast(values, tf.uint8), [-1, height, width, channels])
+    resized = like(tf.cast(values, tf.uint8), images)
     if hidden is None:
         return resized, tf.zeros(tf.shape(images)[:3], tf.bool)
     first = tf.range(tf.shape(images)[0]) * (height * width)

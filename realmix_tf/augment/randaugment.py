@@ -12,6 +12,7 @@ bytes, and an image that is left alone comes out unchanged.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,8 @@ _PER_STEP = 4  # operation, level, whether, sign
 _RANDOM_LEVELS = (1, 9)
 WINDOW = 16  # side of the FixMatch code's window in pixels, from 32 pixels on
 MIN_SIZE = 8
+
+Drawn = tuple[tf.Tensor, tf.Tensor]  # operations, int32 [N, count], and amounts, float64
 
 
 @dataclass(frozen=True)
@@ -65,21 +68,30 @@ class RandAugment:
 
     def steps(self, uniforms: tf.Tensor, height: int, width: int) -> list[Step]:
         """The drawn operations with their parameters, for images of that size."""
-        used = range(0, self.code.operations * _PER_STEP, _PER_STEP)
+        count = self.code.operations
+        numbers = tf.reshape(uniforms[:, : count * _PER_STEP], [-1, count, _PER_STEP])
         if self.code.ranges == "uniform":
-            return [_uniform_step(uniforms[:, at : at + _PER_STEP], height, width) for at in used]
-        amount = levels.paper_amount if self.code.ranges == "paper" else levels.code_amount
-        table = levels.level_table(amount, height, width)
-        return [self._level_step(uniforms[:, at : at + _PER_STEP], table) for at in used]
+            op, amount = _uniform_steps(numbers, height, width)
+        else:
+            op, amount = self._level_steps(numbers, height, width)
+        return [Step(op[:, number], amount[:, number]) for number in range(count)]
 
-    def _level_step(self, numbers: tf.Tensor, table: levels.Table) -> Step:
+    def _level_steps(self, numbers: tf.Tensor, height: int, width: int) -> Drawn:
+        """All outcomes of one step stand in a table; the numbers say which one it is."""
         low, high = _RANDOM_LEVELS if self.code.level is None else (self.code.level,) * 2
-        op = _operation(numbers[:, 0])
-        level = low + tf.cast(numbers[:, 1] * float(high - low + 1), tf.int32)
-        amount = signed_amount(op, level, numbers[:, 3], table)
-        if not self.code.always:
-            op = tf.where(numbers[:, 2] < 0.5, op, int(Op.IDENTITY))
-        return Step(op, amount)
+        sizes = (len(levels.RANDOM), high - low + 1, 2, 2)
+        name = levels.paper_amount if self.code.ranges == "paper" else levels.code_amount
+        ops, amounts = [], []
+        for op, level, skipped, plus in itertools.product(*(range(size) for size in sizes)):
+            chosen = levels.RANDOM[op]
+            amount = name(chosen, low + level, height, width)
+            amounts.append(-amount if chosen in levels.SIGNED and not plus else amount)
+            ops.append(Op.IDENTITY if skipped and not self.code.always else chosen)
+        strides = np.cumprod((1, *sizes[:0:-1]))[::-1].astype(np.int32)
+        entry = tf.reduce_sum(
+            tf.cast(numbers * np.array(sizes, np.float32), tf.int32) * strides, -1
+        )
+        return tf.gather(np.array(ops, np.int32), entry), tf.gather(np.array(amounts), entry)
 
     def _side(self, uniform: tf.Tensor, height: int, width: int) -> tf.Tensor | int:
         smaller = min(height, width)
@@ -90,37 +102,15 @@ class RandAugment:
         return default_side(height, width)
 
 
-def _operation(uniform: tf.Tensor) -> tf.Tensor:
-    return tf.gather(
-        np.array(levels.RANDOM, np.int32), tf.cast(uniform * float(len(levels.RANDOM)), tf.int32)
-    )
-
-
-def _uniform_step(numbers: tf.Tensor, height: int, width: int) -> Step:
-    op = _operation(numbers[:, 0])
+def _uniform_steps(numbers: tf.Tensor, height: int, width: int) -> Drawn:
+    drawn = tf.cast(numbers[..., 0] * float(len(levels.RANDOM)), tf.int32)
+    op = tf.gather(np.array(levels.RANDOM, np.int32), drawn)
     low, high = levels.paper_range(height, width)
-    share = tf.cast(numbers[:, 1], tf.float64)
+    share = tf.cast(numbers[..., 1], tf.float64)
     amount = tf.gather(low, op) + share * tf.gather(high - low, op)
     amount = tf.where(op == Op.POSTERIZE, tf.floor(amount), amount)
     # A level is inverted from the threshold on: between two levels that is from the upper one on.
-    return Step(op, tf.where(op == Op.SOLARIZE, tf.math.ceil(amount), amount))
-
-
-def signed_amount(
-    op: tf.Tensor, level: tf.Tensor, sign: tf.Tensor, table: levels.Table
-) -> tf.Tensor:
-    """float64 [N]: looks amounts up; where the operation has a sign, ``sign`` < 1/2 makes it minus.
-
-    Args:
-      op, level: int32 [N].
-      sign: float32 [N] in [0, 1).
-      table: of ``levels.level_table``.
-    """
-    # Both signs stand in the table, side by side.
-    both = np.where(levels.sign_table()[:, None], -table, table)
-    both = np.stack([both, table], -1).reshape(-1)
-    place = (op * table.shape[1] + level) * 2
-    return tf.gather(both, place + tf.cast(sign >= 0.5, tf.int32))
+    return op, tf.where(op == Op.SOLARIZE, tf.math.ceil(amount), amount)
 
 
 def centre(uniforms: tf.Tensor, height: int, width: int) -> tuple[tf.Tensor, tf.Tensor]:

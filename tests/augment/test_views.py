@@ -33,6 +33,19 @@ def test_hidden_pixels_are_exactly_zero_and_all_others_as_without_hiding(size, c
     np.testing.assert_array_equal(alone[seen], ops.to_float(tf.constant(pixels)).numpy()[seen])
 
 
+def test_every_byte_of_a_view_is_what_it_is_as_a_plain_image_bit_for_bit():
+    levels = tf.reshape(tf.range(256), [1, 16, 16, 1])
+    levels = tf.cast(levels, tf.uint8)
+    plain = views.to_float(levels).numpy().view(np.uint32)
+    seen = View(levels, tf.zeros([1, 16, 16], tf.bool))
+    for view in (View(levels, None), seen):
+        piped = tf.data.Dataset.from_tensors(levels).map(
+            lambda pixels, view=view: views.to_float(View(pixels, view.hidden))
+        )
+        for result in (views.to_float(view), next(iter(piped))):
+            np.testing.assert_array_equal(result.numpy().view(np.uint32), plain)
+
+
 def test_a_view_without_hidden_pixels_and_plain_images_are_the_same():
     pixels = tf.constant(varied(8, 8, 8, 3))
     np.testing.assert_array_equal(
