@@ -2,8 +2,8 @@
 
 A policy is 25 pairs of operations, each with a probability and a level from 0 to 9. An image draws
 one pair. The pairs are those of the paper's tables for CIFAR-10 and SVHN; what a level means is
-taken from the FixMatch code (``levels.code_amount``). That code draws from longer lists, 95 and 40
-pairs, which hold these and others.
+taken from the FixMatch code (``levels.code_amount``). That code itself draws from longer lists, of
+95 and 40 pairs.
 """
 
 from __future__ import annotations

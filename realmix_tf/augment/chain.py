@@ -122,51 +122,48 @@ class _Rows(NamedTuple):
 
 def _apply(view: View, step: Step, families: tuple[tuple[Op, ...], ...], shares: bool) -> View:
     images, hidden = view
-    shape = images.shape
-    count = tf.shape(images)[0]
-    everything = tf.range(count)
+    everything = tf.range(tf.shape(images)[0])
     table = np.zeros(len(Op), np.int32)
     for number, family in enumerate(families, 1):
         table[list(family)] = number
     family_of = tf.gather(table, step.op)
-    flat = tf.reshape(images, [-1, int(np.prod(shape[1:]))])
-    parts = [
-        tf.dynamic_partition(values, family_of, len(families) + 1)
-        for values in (everything, flat, step.amount)
-    ]
-    places, pixels = [parts[0][0]], [parts[1][0]]
+    parts = zip(
+        *(
+            tf.dynamic_partition(values, family_of, len(families) + 1)
+            for values in (everything, images, step.amount)
+        ),
+        strict=True,
+    )
+    untouched, *members = (_Rows(*part) for part in parts)
+    places, pixels = [untouched.index], [untouched.images]
     moved, now_hidden = [everything], [hidden]
-    blends: list[tuple[tf.Tensor, tf.Tensor, Pair]] = []
-    for number, family in enumerate(families, 1):
-        index, values, amount = (part[number] for part in parts)
-        rows = _Rows(index, color.like(values, images), amount)
+    blends: list[tuple[_Rows, Pair]] = []
+    for family, rows in zip(families, members, strict=True):
         if family[0] in _BLENDS:
-            first, second = _BLENDS[family[0]](rows.images)
+            pair = _BLENDS[family[0]](rows.images)
             if family[0] not in _SHARED or shares:
-                blends.append((index, amount, (first, second)))
+                blends.append((rows, pair))
                 continue
-            result = second
+            result = pair[1]
         elif family[0] in _BITS:
-            result = _bits(rows, tf.gather(step.op, index))
+            result = _bits(rows, tf.gather(step.op, rows.index))
         else:
             result, covered = _geometry(family[0], rows, step, hidden)
-            moved.append(index)
+            moved.append(rows.index)
             now_hidden.append(covered)
-        places.append(index)
-        pixels.append(tf.reshape(result, tf.shape(values)))
+        places.append(rows.index)
+        pixels.append(result)
     if blends:
-        index, weight = (tf.concat([blend[i] for blend in blends], 0) for i in (0, 1))
-        first, second = (tf.concat([blend[2][i] for blend in blends], 0) for i in (0, 1))
-        mixed = color.blend(first, second, tf.cast(weight, tf.float32))
-        places.append(index)
-        pixels.append(tf.reshape(mixed, [-1, flat.shape[1]]))
-    images = color.like(tf.dynamic_stitch(places, pixels), images)
+        weight = tf.cast(tf.concat([rows.amount for rows, _ in blends], 0), tf.float32)
+        first, second = (tf.concat([pair[i] for _, pair in blends], 0) for i in (0, 1))
+        places += [tf.concat([rows.index for rows, _ in blends], 0)]
+        pixels += [color.blend(first, second, weight)]
     if len(moved) > 1:
         if hidden is None:
-            now_hidden[0] = tf.zeros(tf.concat([[count], shape[1:3]], 0), tf.bool)
+            now_hidden[0] = tf.zeros(tf.shape(images)[:3], tf.bool)
         # Where a row occurs twice the later entry counts.
         hidden = tf.dynamic_stitch(moved, now_hidden)
-    return View(images, hidden)
+    return View(tf.dynamic_stitch(places, pixels), hidden)
 
 
 def _bits(rows: _Rows, op: tf.Tensor) -> tf.Tensor:

@@ -74,11 +74,10 @@ def autocontrast(images: tf.Tensor) -> tf.Tensor:
     pixels = tf.reshape(images, [-1, height * width, channels])
     low = tf.cast(tf.reduce_min(pixels, 1), tf.float64)
     high = tf.cast(tf.reduce_max(pixels, 1), tf.float64)
-    flat = tf.cast(high == low, tf.float64)
-    # Pillow truncates x·scale + offset in double precision, where whole numbers may come out a hair
-    # too small: no shorter formula gives the same bytes.
-    scale = 255.0 / (high - low + 255.0 * flat)
-    offset = -low * scale * (1.0 - flat)
+    # Pillow truncates x·scale − low·scale in double precision, where whole numbers may come out a
+    # hair too small: no shorter formula gives the same bytes. A flat channel is 0·x + low.
+    scale = tf.math.divide_no_nan(tf.constant(255.0, tf.float64), high - low)
+    offset = low * (tf.cast(high == low, tf.float64) - scale)
     rows = tf.cast(tf.reshape(images, [-1, height, width * channels]), tf.float64)
     stretched = rows * _along_a_row(scale, width) + _along_a_row(offset, width)
     return like(tf.cast(stretched, tf.uint8), images)
@@ -95,10 +94,9 @@ def equalize(images: tf.Tensor) -> tf.Tensor:
     count = tf.shape(images)[0]
     tables = count * channels
     # A place in the histograms for every value: [image, channel, level].
-    start = tf.reshape(tf.range(count) * (channels * _LEVELS), [-1, 1, 1])
-    channel = np.tile(np.arange(channels, dtype=np.int32) * _LEVELS, width)
+    start = tf.reshape(tf.range(0, tables * _LEVELS, _LEVELS), [-1, channels])
     rows = tf.cast(tf.reshape(images, [-1, height, width * channels]), tf.int32)
-    place = tf.reshape(rows + (start + channel), [-1])
+    place = tf.reshape(rows + _along_a_row(start, width), [-1])
     histogram = tf.raw_ops.DenseBincount(
         input=place, size=tables * _LEVELS, weights=tf.zeros([0], tf.float32)
     )
@@ -107,11 +105,11 @@ def equalize(images: tf.Tensor) -> tf.Tensor:
     # Everything but the brightest level that occurs is spread over 255 steps; the counts are whole
     # and small enough for float32, quotients included.
     present = tf.minimum(histogram, 1.0)
-    step = tf.floor(tf.reduce_max(below * present, 1, keepdims=True) / 255.0)
-    unchanged = tf.maximum(1.0 - step, 0.0)
-    table = tf.floor((below + tf.floor(step / 2.0)) / (step + unchanged))
-    table = tf.minimum(table, 255.0) * (1.0 - unchanged)
-    table += tf.range(float(_LEVELS)) * unchanged
+    step = tf.reduce_max(below * present, 1, keepdims=True) // 255.0
+    # Without as much as a step the levels stay: as many are below them as they say.
+    levels = np.arange(_LEVELS, dtype=np.float32)
+    below = levels + tf.minimum(step, 1.0) * (below - levels)
+    table = tf.minimum((below + step // 2.0) // tf.maximum(step, 1.0), 255.0)
     table = tf.reshape(tf.cast(table, tf.uint8), [-1])
     return like(tf.gather_nd(table, place[:, None]), images)
 

@@ -1,7 +1,8 @@
 """RandAugment (Cubuk et al. 2019, arXiv 1909.13719), in the three forms the literature trains with.
 
 - The FixMatch code's: two of fourteen operations, with replacement, each applied with probability
-  1/2 at a level from 1 to 9; then Cutout. Or fixed numbers of operations at a fixed level.
+  1/2 at a level from 1 to 9; then Cutout. Or fixed numbers of operations at a fixed level. (A level
+  behind ``rac`` is that level here; in that code ``rac<m>`` draws from 1 to m − 1.)
 - The same with the ranges of the FixMatch paper's table, as the PyTorch editions have it.
 - The one of TorchSSL and USB: three operations, always applied, values uniform in these ranges,
   then Cutout of a random size. They fill it with (125, 123, 114); here it is hidden, as always.
@@ -80,11 +81,12 @@ class RandAugment:
         """All outcomes of one step stand in a table; the numbers say which one it is."""
         low, high = _RANDOM_LEVELS if self.code.level is None else (self.code.level,) * 2
         sizes = (len(levels.RANDOM), high - low + 1, 2, 2)
-        name = levels.paper_amount if self.code.ranges == "paper" else levels.code_amount
+        paper = self.code.ranges == "paper"
+        amount_of = levels.paper_amount if paper else levels.code_amount
         ops, amounts = [], []
         for op, level, skipped, plus in itertools.product(*(range(size) for size in sizes)):
             chosen = levels.RANDOM[op]
-            amount = name(chosen, low + level, height, width)
+            amount = amount_of(chosen, low + level, height, width)
             amounts.append(-amount if chosen in levels.SIGNED and not plus else amount)
             ops.append(Op.IDENTITY if skipped and not self.code.always else chosen)
         strides = np.cumprod((1, *sizes[:0:-1]))[::-1].astype(np.int32)
