@@ -18,11 +18,9 @@ def smooth(images: tf.Tensor) -> tf.Tensor:
     The border of 1 pixel keeps its values.
     """
     values = _flat(images)
-    total = _three(_three(values, _row(images)), images.shape[-1]) + values * 4
-    # Pillow's float32 sums lie within 10⁻⁴ of the quotient plus a half, which itself is never
-    # nearer than 1/26 to a whole number: truncating gives the same byte.
-    result = tf.cast((tf.cast(total, tf.float32) + 6.5) * (1.0 / 13.0), tf.uint8)
-    return _inside(images, result, 1)
+    # Square + 4·centre, less 13·centre for the change.
+    square = _three(_three(values, _row(images)), images.shape[-1])
+    return _rounded(images, values, square - 9.0 * values, 13, 1)
 
 
 def blur(images: tf.Tensor) -> tf.Tensor:
@@ -30,13 +28,11 @@ def blur(images: tf.Tensor) -> tf.Tensor:
 
     The border of 2 pixels keeps its values.
     """
-    row, pixel = _row(images), images.shape[-1]
-    column_3 = _three(_flat(images), row)
-    column_5 = column_3 + tf.roll(_flat(images), 2 * row, 1) + tf.roll(_flat(images), -2 * row, 1)
-    square_3, square_5 = _three(column_3, pixel), _three(column_5, pixel)
-    square_5 += tf.roll(column_5, 2 * pixel, 1) + tf.roll(column_5, -2 * pixel, 1)
-    ring = tf.cast(square_5 - square_3, tf.float32)
-    return _inside(images, tf.cast((ring + 8.0) * (1.0 / 16.0), tf.uint8), 2)
+    values, row, pixel = _flat(images), _row(images), images.shape[-1]
+    ends = _two(values, 2 * row)
+    # The two outer columns are whole, the three in between have ends.
+    ring = _two(_three(values, row) + ends, 2 * pixel) + _three(ends, pixel)
+    return _rounded(images, values, ring - 16.0 * values, 16, 2)
 
 
 def sharpness(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
@@ -45,25 +41,33 @@ def sharpness(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
 
 
 def _flat(images: tf.Tensor) -> tf.Tensor:
-    """int16 [N, H·W·C]; neighbours are then rolls, which copy whole images at a time."""
+    """float32 [N, H·W·C]; neighbours are then rolls, which copy whole images at a time."""
     _, height, width, channels = images.shape
-    return tf.cast(tf.reshape(images, [-1, height * width * channels]), tf.int16)
+    return tf.cast(tf.reshape(images, [-1, height * width * channels]), tf.float32)
 
 
 def _row(images: tf.Tensor) -> int:
     return images.shape[2] * images.shape[3]
 
 
+def _two(values: tf.Tensor, distance: int) -> tf.Tensor:
+    """The two values so far away; wrong at the border, which is not used."""
+    return tf.roll(values, distance, 1) + tf.roll(values, -distance, 1)
+
+
 def _three(values: tf.Tensor, distance: int) -> tf.Tensor:
-    """Each value and its two neighbours; wrong at the border, which is not used."""
-    return values + tf.roll(values, distance, 1) + tf.roll(values, -distance, 1)
+    return values + _two(values, distance)
 
 
-def _inside(images: tf.Tensor, result: tf.Tensor, border: int) -> tf.Tensor:
-    """``result`` with the border of ``images``."""
+def _rounded(
+    images: tf.Tensor, values: tf.Tensor, change: tf.Tensor, divisor: int, border: int
+) -> tf.Tensor:
+    """``values`` + ``change`` / ``divisor``, rounded; the border keeps its values.
+
+    Pillow adds up products in float32 and a half, and truncates. With whole numbers over 13 or 16
+    no sum comes so near to the next byte that rounding errors, of 10⁻⁴ at most, could reach it.
+    """
     _, height, width, channels = images.shape
-    mask = np.zeros((height, width, channels), np.uint8)
-    mask[border : height - border, border : width - border] = 255
-    inner = tf.bitwise.bitwise_and(result, mask.reshape(1, -1))
-    outer = tf.bitwise.bitwise_and(tf.reshape(images, [-1, mask.size]), ~mask.reshape(1, -1))
-    return like(tf.bitwise.bitwise_or(inner, outer), images)
+    weight = np.zeros((height, width, channels), np.float32)
+    weight[border : height - border, border : width - border] = 1.0 / divisor
+    return like(tf.cast(values + (change * weight.reshape(1, -1) + 0.5), tf.uint8), images)
