@@ -111,7 +111,7 @@ def test_whole_views_are_those_of_pillow_and_a_plain_composition(code, size):
         np.testing.assert_array_equal(hidden[i], gone)
 
 
-@pytest.mark.parametrize("code", ["rac", "rapc", "rau"])
+@pytest.mark.parametrize("code", ["rac", "rau"])
 def test_the_same_bytes_alone_in_a_parallel_pipeline_and_one_at_a_time(code):
     strong, images = policy(code), tf.constant(varied(48, 16, 12, 3))
 

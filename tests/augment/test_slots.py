@@ -90,7 +90,7 @@ def test_only_what_learns_has_rates_and_probes():
         _ = strong("rac").probe_width
 
 
-@pytest.mark.parametrize("code", STRONG_WORDS)
+@pytest.mark.parametrize("code", ["rac", "rau", "aac", "ctac"])
 def test_the_smallest_images_and_dynamic_batches_work_in_graphs(code):
     policy = slot_policy(parse(f"d.digits.{code}", "digits").strong)
     rates = tf.constant(initial_rates()) if policy.learned else None
