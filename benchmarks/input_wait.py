@@ -26,7 +26,7 @@ IMAGES, BATCH = 20_000, 64
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--arch", default="resnet", choices=["resnet", "small"])
+    parser.add_argument("--arch", default="resnet")
     parser.add_argument("--method", default="realmix")
     parser.add_argument("--policy", default="cifar10")
     parser.add_argument("--updates", type=int, default=20, help="a round")

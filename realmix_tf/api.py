@@ -215,6 +215,7 @@ def train(
     of_run, of_network, of_method = (
         {key: value for key, value in options.items() if key in known} for known in names
     )
+    network = NetworkOptions(**of_network)
     config = config_class(**of_method)
     check_options(config)
 
@@ -228,7 +229,7 @@ def train(
         method=method,
         data=DataSettings(name, Path(data_dir), **of_data),
         settings=runs.default_settings(method, recipe, **of_run),
-        network=NetworkOptions(**of_network),
+        network=network,
         config=config,
         train_dir=Path(train_dir),
         load_checkpoint=start,

@@ -113,10 +113,10 @@ def folder_of(request: RunRequest) -> Path:
         if name not in ("seed", "keep_ckpt") and value != default:
             changed[name] = value
     config = request.config or method.Config()
-    for options in (config, request.network):
-        for item in fields(options):
-            if getattr(options, item.name) != item.default:
-                changed[item.name] = getattr(options, item.name)
+    for item in fields(config):
+        if getattr(config, item.name) != item.default:
+            changed[item.name] = getattr(config, item.name)
+    changed |= request.network.changed()
     if request.data.use_pseudo_labels:
         changed["use_pseudo_labels"] = True
     if request.load_checkpoint:
@@ -265,7 +265,7 @@ class Evaluator:
     """
 
     def __init__(self, data: TrainingData, spec: NetworkSpec) -> None:
-        self.network = build_network(spec, "float32")
+        self.network = build_network(spec, "float32", load_pretrained=False)
         self.predictor = Predictor(self.network)
         self.stop: Callable[[], bool] = lambda: False
         self.sets = {
@@ -644,10 +644,13 @@ def estimate_batch_statistics(
       The ``moving_mean`` and ``moving_variance`` variables by name.
     """
     # With decay 0 the moving averages hold exactly the last batch's statistics.
-    network = build_network(replace(spec, bn_decay=0.0), "float32")
+    network = build_network(replace(spec, bn_decay=0.0), "float32", load_pretrained=False)
     assign_weights(network, weights)
     averages = {n: v for n, v in network.variables_by_name().items() if "/moving_" in n}
-    forward = tf.function(lambda x: network(to_float(x), training=True, update_stats=True))
+    seed = tf.constant([0, 0]) if network.stochastic else None
+    forward = tf.function(
+        lambda x: network(to_float(x), training=True, update_stats=True, seed=seed)
+    )
     sums = {name: np.zeros(v.shape) for name, v in averages.items()}
     seen = 0
     for batch in store.batches(256):

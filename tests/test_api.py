@@ -32,7 +32,7 @@ def python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.process
 def test_the_example_of_the_page_runs(tmp_path):
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 1
+    assert len(blocks) == 2
     done = python(blocks[0], tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -40,6 +40,12 @@ def test_the_example_of_the_page_runs(tmp_path):
     assert 0 <= float(lines[1].split()[0]) <= 1
     assert (tmp_path / lines[1].split()[1]).is_file()
     assert [line.split()[0] for line in lines[2:]] == [f"pictures/{i}.png" for i in range(6)]
+    own = python(blocks[1], tmp_path)
+    assert own.returncode == 0, own.stderr
+    assert own.stdout.splitlines()[-1] == "mynet"
+    folder = next(tmp_path.glob("experiments/digits.1@40-100/Supervised_archmynet*"))
+    elsewhere = python(f"from realmix_tf import api; api.load({str(folder)!r})", tmp_path)
+    assert "register_network('mynet', builder)" in elsewhere.stderr
 
 
 @pytest.mark.process

@@ -234,6 +234,7 @@ def _run(values: absl_flags.FlagValues, method_name: str, command: tuple[str, ..
 
     method = get_method(method_name)
     settings: TrainSettings = options.collect(values, TrainSettings)
+    network = options.collect(values, NetworkOptions)
     config = options.collect(values, method.Config)
     check_options(config)
     if given["custom_dataset"] and settings.augment == "auto":
@@ -260,7 +261,7 @@ def _run(values: absl_flags.FlagValues, method_name: str, command: tuple[str, ..
             use_pseudo_labels=given["use_pseudo_labels"],
         ),
         settings=settings,
-        network=options.collect(values, NetworkOptions),
+        network=network,
         config=config,
         train_dir=Path(given["train_dir"]),
         load_checkpoint=given["load_checkpoint"],

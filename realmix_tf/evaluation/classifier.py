@@ -126,7 +126,7 @@ class Classifier:
         """
         spec = description.spec
         model_file.require_plausible(spec, sum(value.size for value in weights.values()))
-        network = build_network(spec, "float32")
+        network = build_network(spec, "float32", load_pretrained=False)
         assign_weights(network, weights)
         return cls(
             spec,

@@ -211,14 +211,8 @@ def require_plausible(spec: NetworkSpec, values: int) -> None:
     Raises:
       CheckpointError: the description asks for more.
     """
-    if spec.arch == "resnet":
-        width = spec.filters << (spec.resolved_scales - 1)
-        least = spec.repeat * 9 * width * width
-    else:
-        width = 4 * spec.filters
-        least = 9 * width * width // 2
-    least += width * spec.num_classes
-    if least > values:
+    least = spec.fewest_weights()
+    if values < least:
         raise CheckpointError(
             f"the description asks for more than {least} weights but the file holds {values}"
         )

@@ -241,6 +241,11 @@ def _unfair(run: Run, baseline: Run) -> list[str]:
     return remarks
 
 
+def _network(spec: dict[str, Any]) -> str:
+    filters = spec.get("filters")
+    return f"{spec.get('arch')}, {filters} filters" if filters else str(spec.get("arch"))
+
+
 def _trained_on(run: Run) -> Html:
     counts, classes = run.counts, run.classes
     pairs: list[tuple[object, object]] = [("dataset", run.dataset or "not recorded")]
@@ -252,7 +257,7 @@ def _trained_on(run: Run) -> Html:
         size = f"{spec.get('height')} \u00d7 {spec.get('width')} \u00d7 {spec.get('channels')}"
         pairs += [
             ("image size", size),
-            ("network", f"{spec.get('arch')}, {spec.get('filters')} filters"),
+            ("network", _network(spec)),
         ]
     for key in ("device", "precision"):
         if run.env.get(key) is not None:

@@ -6,7 +6,7 @@ normalisation read, what it made, and what activation made of that. The middle o
 the sign of an activation's argument shows in its result. The last one is needed by the convolution
 that reads it, and can be made again from the first one for the price of two cheap passes.
 
-* ``normalize_activate`` keeps its argument and its result;
+* ``normalize_activate`` and ``convolve_activate`` keep their argument and their result;
 * ``normalize_activate_convolve`` keeps its argument only.
 
 Values and gradients are those of the plain formulation. Gradients of gradients work, but keep
@@ -137,25 +137,59 @@ def normalize_activate_convolve(
             # and keep it, because all it needs is there.
             with tf.control_dependencies([dz]):
                 y = activate(batch.again(), slope)
-            dkernel = tf.raw_ops.Conv2DBackpropFilter(
-                input=y,
-                filter_sizes=tf.shape(kernel),
-                out_backprop=dz,
-                strides=strides,
-                padding="SAME",
-            )
-            dy = tf.raw_ops.Conv2DBackpropInput(
-                input_sizes=tf.shape(x),
-                filter=kernel,
-                out_backprop=dz,
-                strides=strides,
-                padding="SAME",
-            )
+            dy, dkernel = _through_convolution(dz, y, kernel, strides, "SAME")
             return (*batch.gradient(_through_activation(dy, y, slope)), dkernel)
 
         return (z, batch.result.mean, batch.result.variance), gradient
 
     return Normalized(*function(x, gamma, beta, kernel))
+
+
+def convolve_activate(
+    x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, stride: int, padding: str, slope: float
+) -> tf.Tensor:
+    """``activate`` of a convolution with bias; keeps ``x`` and the result.
+
+    Args:
+      x: [N, H, W, C].
+      kernel: [size, size, C, outputs]; bias: [outputs]; both in the type of ``x``.
+      stride: step in pixels.
+      padding: ``SAME`` or ``VALID``.
+      slope: see ``activate``; at least 0.
+    """
+    strides = [1, stride, stride, 1]
+
+    @tf.custom_gradient
+    def function(x, kernel, bias):  # type: ignore[no-untyped-def]
+        y = activate(tf.nn.bias_add(tf.nn.conv2d(x, kernel, strides, padding), bias), slope)
+
+        def gradient(dy):  # type: ignore[no-untyped-def]
+            dz = _through_activation(dy, y, slope)
+            dx, dkernel = _through_convolution(dz, x, kernel, strides, padding)
+            # A sum over all pixels loses too much in bfloat16.
+            dbias = tf.reduce_sum(tf.cast(dz, tf.float32), [0, 1, 2])
+            return dx, dkernel, tf.cast(dbias, bias.dtype)
+
+        return y, gradient
+
+    return function(x, kernel, bias)
+
+
+def _through_convolution(
+    dz: tf.Tensor, x: tf.Tensor, kernel: tf.Tensor, strides: list[int], padding: str
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The gradients of a convolution's argument and kernel from that of its result."""
+    dkernel = tf.raw_ops.Conv2DBackpropFilter(
+        input=x,
+        filter_sizes=tf.shape(kernel),
+        out_backprop=dz,
+        strides=strides,
+        padding=padding,
+    )
+    dx = tf.raw_ops.Conv2DBackpropInput(
+        input_sizes=tf.shape(x), filter=kernel, out_backprop=dz, strides=strides, padding=padding
+    )
+    return dx, dkernel
 
 
 def _through_activation(dy: tf.Tensor, y: tf.Tensor, slope: float) -> tf.Tensor:

@@ -15,7 +15,8 @@ Three things set them apart from Keras's own:
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import re
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -62,6 +63,12 @@ def initial_normal(seed: int, name: str, shape: tuple[int, ...], stddev: float) 
     return tf.random.stateless_normal(shape, _pair(key(seed, f"initial/{name}"))) * stddev
 
 
+def initial_uniform(seed: int, name: str, shape: tuple[int, ...], limit: float) -> tf.Tensor:
+    """Numbers from [−limit, limit) that depend on (seed, name) only."""
+    pair = _pair(key(seed, f"initial/{name}"))
+    return tf.random.stateless_uniform(shape, pair, -limit, limit)
+
+
 def layer_seed(seed: tf.Tensor, name: str) -> tf.Tensor:
     """int32 [2]: a layer's own seed in a pass, from the pass's seed (int32 [2]) and its name."""
     first, second = _pair(key(0, f"layer/{name}"))
@@ -72,12 +79,19 @@ def _pair(words: int) -> list[int]:
     return [words & 0x7FFFFFFF, (words >> 32) & 0x7FFFFFFF]
 
 
-def drop(x: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
+def drop(x: tf.Tensor, rate: float, seed: tf.Tensor, shape: Any = None) -> tf.Tensor:
     """Dropout (Srivastava et al. 2014): zeroes each number with probability ``rate``.
 
-    What stays is divided by 1 − rate. ``seed`` is int32 [2].
+    What stays is divided by 1 − rate.
+
+    Args:
+      x: any shape and floating type.
+      rate: in [0, 1).
+      seed: int32 [2].
+      shape: of the draws, where it is not that of ``x``: along sides of 1 they are shared.
     """
-    kept = tf.random.stateless_uniform(tf.shape(x), seed) >= rate
+    shape = tf.shape(x) if shape is None else shape
+    kept = tf.random.stateless_uniform(shape, seed) >= rate
     return tf.where(kept, x / (1.0 - rate), tf.zeros_like(x))
 
 
@@ -112,7 +126,7 @@ class _Weights(keras.layers.Layer):
 
 
 class Conv2D(_Weights):
-    """A 'SAME' convolution; kernel N(0, √(2/(k·k·outputs))) (He et al. 2015, fan out), bias 0.
+    """A convolution; kernel N(0, √(2/(k·k·outputs))) (He et al. 2015, fan out), bias 0.
 
     Args:
       name: unique within the network; prefix of the weights' names.
@@ -122,6 +136,8 @@ class Conv2D(_Weights):
       seed: of the initial kernel.
       dtype: Keras precision policy name.
       bias: whether it has one.
+      padding: ``SAME`` or ``VALID``.
+      glorot: kernel uniform in ±√(6/(k·k·(inputs + outputs))) (Glorot and Bengio 2010) instead.
     """
 
     def __init__(
@@ -134,13 +150,19 @@ class Conv2D(_Weights):
         seed: int,
         dtype: str,
         bias: bool = True,
+        padding: str = "SAME",
+        glorot: bool = False,
     ) -> None:
         super().__init__(name, dtype)
         shape = (size, size, inputs, outputs)
-        deviation = (2.0 / (size * size * outputs)) ** 0.5
-        self.kernel = self.new_weight("kernel", initial_normal(seed, name, shape, deviation))
+        if glorot:
+            limit = (6.0 / (size * size * (inputs + outputs))) ** 0.5
+            kernel = initial_uniform(seed, name, shape, limit)
+        else:
+            kernel = initial_normal(seed, name, shape, (2.0 / (size * size * outputs)) ** 0.5)
+        self.kernel = self.new_weight("kernel", kernel)
         self.bias = self.new_weight("bias", tf.zeros([outputs])) if bias else None
-        self.size, self.stride = size, stride
+        self.size, self.stride, self.padding = size, stride, padding
 
     @property
     def offset(self) -> tf.Tensor | None:
@@ -148,9 +170,10 @@ class Conv2D(_Weights):
         return None if self.bias is None else tf.convert_to_tensor(self.bias)
 
     def call(self, x: Biased) -> Biased:
-        """[N, H, W, inputs] → [N, ⌈H/stride⌉, ⌈W/stride⌉, outputs]."""
+        """[N, H, W, inputs] → [N, ⌈H/stride⌉, ⌈W/stride⌉, outputs] ('SAME')."""
         kernel = tf.convert_to_tensor(self.kernel)
-        values = tf.nn.conv2d(x.values, tf.cast(kernel, x.values.dtype), self.stride, "SAME")
+        cast = tf.cast(kernel, x.values.dtype)
+        values = tf.nn.conv2d(x.values, cast, self.stride, self.padding)
         if x.offset is None:
             return Biased(values, self.offset)
         if self.size != 1:
@@ -158,6 +181,12 @@ class Conv2D(_Weights):
             raise ValueError(f"{self.weight_prefix}: only 1×1 convolutions take an offset")
         passed = tf.linalg.matvec(kernel[0, 0], x.offset, transpose_a=True)
         return Biased(values, passed if self.offset is None else self.offset + passed)
+
+    def activated(self, x: tf.Tensor, slope: float) -> tf.Tensor:
+        """``fused.activate(convolution + bias, slope)``; training keeps argument and result."""
+        kernel = tf.cast(tf.convert_to_tensor(self.kernel), x.dtype)
+        bias = tf.cast(tf.convert_to_tensor(self.bias), x.dtype)
+        return fused.convolve_activate(x, kernel, bias, self.stride, self.padding, slope)
 
 
 class BatchNorm(_Weights):
@@ -175,6 +204,7 @@ class BatchNorm(_Weights):
       synchronized: batch statistics over all replicas instead of each replica's own.
       dtype: Keras precision policy name.
       epsilon: added to the variance.
+      scale, center: whether there is a gamma and a beta; they are 1 and 0 otherwise.
     """
 
     def __init__(
@@ -185,10 +215,13 @@ class BatchNorm(_Weights):
         synchronized: bool,
         dtype: str,
         epsilon: float = 1e-3,
+        scale: bool = True,
+        center: bool = True,
     ) -> None:
         super().__init__(name, dtype)
-        self.gamma = self.new_weight("gamma", tf.ones([channels]))
-        self.beta = self.new_weight("beta", tf.zeros([channels]))
+        self.channels = channels
+        self.gamma = self.new_weight("gamma", tf.ones([channels])) if scale else None
+        self.beta = self.new_weight("beta", tf.zeros([channels])) if center else None
         self.moving_mean = self.new_weight("moving_mean", tf.zeros([channels]), False, "mean")
         self.moving_variance = self.new_weight(
             "moving_variance", tf.ones([channels]), False, "mean"
@@ -205,7 +238,7 @@ class BatchNorm(_Weights):
         """
         if not training:
             return self._inference(x)
-        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        gamma, beta = self._scale_and_shift()
         result = fused.normalize(x.values, gamma, beta, self.epsilon, self.synchronized)
         return self._followed(result, x, update_stats)
 
@@ -215,7 +248,7 @@ class BatchNorm(_Weights):
         """``fused.activate(norm(x), slope)``; training keeps its argument and its result."""
         if not training:
             return fused.activate(self._inference(x), slope)
-        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        gamma, beta = self._scale_and_shift()
         result = fused.normalize_activate(
             x.values, gamma, beta, slope, self.epsilon, self.synchronized
         )
@@ -233,7 +266,7 @@ class BatchNorm(_Weights):
         if not training or (x.values.shape.num_elements() or 0) < _LARGE:
             active = self.activated(x, slope, training, update_stats)
             return conv(Biased(active, None))
-        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        gamma, beta = self._scale_and_shift()
         kernel = tf.cast(tf.convert_to_tensor(conv.kernel), x.values.dtype)
         result = fused.normalize_activate_convolve(
             x.values, gamma, beta, kernel, conv.stride, slope, self.epsilon, self.synchronized
@@ -247,8 +280,13 @@ class BatchNorm(_Weights):
             # Not through Keras, which would list the variable as this layer's, too.
             object.__setattr__(self, name, getattr(other, name))
 
+    def _scale_and_shift(self) -> tuple[tf.Tensor, tf.Tensor]:
+        gamma = tf.ones([self.channels]) if self.gamma is None else self.gamma
+        beta = tf.zeros([self.channels]) if self.beta is None else self.beta
+        return tf.convert_to_tensor(gamma), tf.convert_to_tensor(beta)
+
     def _inference(self, x: Biased) -> tf.Tensor:
-        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        gamma, beta = self._scale_and_shift()
         mean = tf.convert_to_tensor(self.moving_mean)
         variance = tf.convert_to_tensor(self.moving_variance)
         if x.offset is not None:
@@ -300,7 +338,7 @@ class Network(keras.Model):
     EPSILON: float = 1e-3  # of batch normalisation
 
     def __init__(self, spec: NetworkSpec, precision: str, seed: int, synchronized: bool) -> None:
-        super().__init__(name=spec.arch)
+        super().__init__(name=re.sub(r"\W", "_", spec.arch))
         self.spec, self.precision, self.seed, self.synchronized = (
             spec,
             precision,
@@ -310,6 +348,7 @@ class Network(keras.Model):
         self.compute = "bfloat16" if precision == "mixed_bfloat16" else "float32"
         self.stochastic = spec.dropout > 0
         self._parts: list[_Weights] = []
+        self._norms: list[BatchNorm] = []
 
     def conv(
         self,
@@ -318,10 +357,10 @@ class Network(keras.Model):
         outputs: int,
         size: int,
         stride: int = 1,
-        bias: bool = True,
+        **options: Any,
     ) -> Conv2D:
-        """A convolution of this network, see ``Conv2D``."""
-        layer = Conv2D(name, inputs, outputs, size, stride, self.seed, self.precision, bias)
+        """A convolution of this network, see ``Conv2D``; ``options`` are its last arguments."""
+        layer = Conv2D(name, inputs, outputs, size, stride, self.seed, self.precision, **options)
         self._parts.append(layer)
         return layer
 
@@ -331,7 +370,12 @@ class Network(keras.Model):
             name, channels, self.spec.bn_decay, self.synchronized, self.precision, self.EPSILON
         )
         self._parts.append(layer)
+        self._norms.append(layer)
         return layer
+
+    def first(self, images: tf.Tensor) -> Biased:
+        """Images as the first convolution of an own network reads them."""
+        return Biased(tf.cast(images, self.compute), None)
 
     def finish(self, height: int, width: int, channels: int) -> None:
         """Adds the classifier's dense layer on the global mean of a map of this shape."""
@@ -348,7 +392,7 @@ class Network(keras.Model):
     def embed(
         self, images: tf.Tensor, training: bool, update_stats: bool, seed: tf.Tensor | None
     ) -> tf.Tensor:
-        """Normalised images in the compute type → the feature map, likewise: [N, h, w, D].
+        """Normalised images, float32 → the feature map in the compute type: [N, h, w, D].
 
         ``seed`` is there (int32 [2]) where ``training`` and ``stochastic`` are true.
         """
@@ -379,7 +423,7 @@ class Network(keras.Model):
             raise ValueError(f"{spec.arch} draws random numbers in training mode: pass a seed")
         if spec.mean != (0.0,) or spec.std != (1.0,):
             images = (images - tf.constant(spec.mean)) / tf.constant(spec.std)
-        feature_map = self.embed(tf.cast(images, self.compute), training, update_stats, seed)
+        feature_map = self.embed(images, training, update_stats, seed)
         features = pool(feature_map)
         read = features
         if training and spec.dropout:
@@ -412,9 +456,8 @@ class Network(keras.Model):
         """
         if other.spec != self.spec:
             raise ValueError("only networks of one description can share their statistics")
-        for own, others in zip(self._parts, other._parts, strict=True):
-            if isinstance(own, BatchNorm):
-                own.share_statistics(others)
+        for own, others in zip(self._norms, other._norms, strict=True):
+            own.share_statistics(others)
 
 
 def halved(side: int, times: int) -> int:

@@ -31,7 +31,7 @@ class SmallNet(Network):
     def embed(
         self, images: tf.Tensor, training: bool, update_stats: bool, seed: tf.Tensor | None
     ) -> tf.Tensor:
-        x = images
+        x = self.first(images)
         for conv, norm in self.pairs:
-            x = norm.activated(conv(Biased(x, None)), _SLOPE, training, update_stats)
-        return x
+            x = Biased(norm.activated(conv(x), _SLOPE, training, update_stats), None)
+        return x.values

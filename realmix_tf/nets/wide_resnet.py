@@ -46,7 +46,7 @@ class WideResNet(Network):
         self, images: tf.Tensor, training: bool, update_stats: bool, seed: tf.Tensor | None
     ) -> tf.Tensor:
         mode = {"training": training, "update_stats": update_stats}
-        x = self.stem(Biased(images, None))
+        x = self.stem(self.first(images))
         for index, (norm1, conv1, norm2, conv2, shortcut) in enumerate(self.units):
             if index == 0:
                 h = norm1.activated(x, _SLOPE, **mode)

@@ -212,10 +212,26 @@ def test_compressed_weights_are_no_way_to_fill_the_memory(model_folder: Path) ->
         Classifier.load(model_folder)
 
 
-def test_a_small_file_cannot_ask_for_a_huge_network(model_folder: Path) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"arch": "resnet", "filters": 4096, "repeat": 64, "scales": 2},
+        {"arch": "shake", "filters": 2048, "scales": 1},
+        {"arch": "small", "filters": 4096},
+        {"arch": "cnn13", "height": 64, "width": 64, "filters": 4096},
+        {"arch": "resnet18", "filters": 1024},
+        {"arch": "resnet50", "filters": 1024},
+        {"arch": "resnet50_imagenet", "height": 64, "width": 64, "filters": 1024},
+        {"arch": "keras:ConvNeXtXLarge", "height": 32, "width": 32, "filters": 0},
+    ],
+    ids=lambda change: change["arch"],
+)
+def test_a_small_file_cannot_ask_for_a_huge_network(
+    model_folder: Path, change: dict[str, Any]
+) -> None:
     path = model_folder / "model.json"
     contents = json.loads(path.read_text())
-    contents["spec"] |= {"arch": "resnet", "filters": 4096, "repeat": 64, "scales": 2}
+    contents["spec"] |= change
     path.write_text(json.dumps(contents))
     with pytest.raises(CheckpointError, match="asks for more"):
         Classifier.load(model_folder)

@@ -1,0 +1,54 @@
+"""A Keras model in the engine: it trains, and continues from a checkpoint bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tiny import CLASSES, ROWS, method, run, settings, snapshot
+
+from realmix_tf.methods.base import Batch
+from realmix_tf.nets.spec import NetworkSpec
+from realmix_tf.training import checkpoint
+from realmix_tf.training.engine import Engine
+
+SPEC = NetworkSpec("keras:MobileNetV2", CLASSES, 32, 32, 1, bn_decay=0.9)
+
+
+def _batches(count: int) -> list[Batch]:
+    random = np.random.default_rng(0)
+    return [
+        Batch(
+            {"weak": random.uniform(-1, 1, (ROWS, 32, 32, 1)).astype(np.float32)},
+            random.integers(0, CLASSES, ROWS),
+            {},
+        )
+        for _ in range(count)
+    ]
+
+
+def test_a_model_of_keras_applications_trains_and_continues_bit_for_bit(tmp_path):
+    values = _batches(4)
+    whole = Engine(method("supervised"), SPEC, settings(lr=0.01))
+    start = snapshot(whole)
+    first = run(whole, values[:2])
+    checkpoint.save(tmp_path, 2 * ROWS, whole.variables(), {})
+    rest = run(whole, values[2:], start=2)
+    wanted = snapshot(whole)
+    assert np.isfinite(first["loss/total"]).all()
+    for name in ("net/body/Conv1/kernel", "net/body/bn_Conv1/moving_mean", "ema/head/kernel"):
+        assert (wanted[name] != start[name]).any(), name
+
+    # Another process builds another engine; its variables have the same names.
+    found = checkpoint.newest(tmp_path, pytest.fail)
+    assert found is not None
+    after = Engine(method("supervised"), SPEC, settings(seed=1))
+    checkpoint.restore(found, after.variables())
+    # The compiled loop is used once more, since compiling is what takes time here.
+    restored = snapshot(after)
+    for name, variable in whole.variables().items():
+        variable.assign(restored[name])
+    again = run(whole, values[2:], start=2)
+    for name, value in rest.items():
+        np.testing.assert_array_equal(again[name], value, err_msg=name)
+    for name, value in snapshot(whole).items():
+        np.testing.assert_array_equal(value, wanted[name], err_msg=name)
