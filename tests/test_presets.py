@@ -180,7 +180,7 @@ def test_mixmatch_and_realmix_are_as_published_for_250_and_more_labels(stem):
         0.002,
         0.02,
     )
-    assert (values["filters"].value, values["repeat"].value, values["nu"].value) == (32, 4, 2)
+    assert (values["filters"].value, values["repeat"].value, values["nu"].value) == (0, 4, 2)
     assert (values["batch"].value, values["ema"].value) == (64, 0.999)
     assert values["warmup_kimg"].value == 1024
     if "realmix" in stem:
@@ -196,7 +196,7 @@ def test_a_number_of_fixmatchs_comparison_belongs_to_its_recipe():
         values = parsed(preset)
         assert (values["optimizer"].value, values["lr"].value) == ("sgd", 0.03)
         on_cifar100 = preset.stem.startswith("cifar100")
-        assert values["filters"].value == (128 if on_cifar100 else 32)
+        assert values["filters"].value == (128 if on_cifar100 else 0)
         assert values["wd"].value == (1e-3 if on_cifar100 else 5e-4)
 
 
