@@ -32,8 +32,6 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from realmix_tf.augment import codes  # noqa: E402
-
 SIDE, PAD, IMAGES, CORES = 32, 4, 4096, 2
 POLICIES = {
     "rac": "RandAugment of FixMatch, cutout",
@@ -279,7 +277,7 @@ class Ours:
     def __init__(self) -> None:
         import tensorflow as tf
 
-        from realmix_tf.augment import slots, views
+        from realmix_tf.augment import codes, slots, views
         from realmix_tf.data.sampling import permuted
         from realmix_tf.randomness import uniforms
 
@@ -382,7 +380,7 @@ class Row(NamedTuple):
         text = f"  {self.name:37s}{min(wall):9.2f}{statistics.median(wall):9.2f}"
         pairs = [(mine, theirs) for mine, theirs in self.took if theirs is not None]
         if not pairs:
-            return f"{text}{'':28s}{busy:10.2f}"
+            return f"{text}{'':30s}{busy:10.2f}"
         their_wall = [self.scale * theirs.wall for _, theirs in pairs]
         their_busy = self.scale * statistics.median(theirs.processor for _, theirs in pairs)
         ratios = [
@@ -390,7 +388,7 @@ class Row(NamedTuple):
             for kind in ("wall", "processor")
         ]
         return (
-            f"{text}{min(their_wall):10.2f}{statistics.median(their_wall):9.2f}{ratios[0]:9.2f}"
+            f"{text}{min(their_wall):12.2f}{statistics.median(their_wall):9.2f}{ratios[0]:9.2f}"
             f"{busy:10.2f}{their_busy:9.2f}{ratios[1]:9.2f}"
         )
 
@@ -429,7 +427,7 @@ def main() -> int:
             for row in rows:
                 row.took.append((row.mine(seconds), row.theirs(seconds) if row.theirs else None))
     print(f"{SIDE}×{SIDE}×3, {CORES} cores, {arguments.rounds} rounds in turn")
-    print(f"{'':39s}{'wall clock':>18s}{'':28s}{'processors, median':>28s}")
+    print(f"{'':39s}{'wall clock':>18s}{'':30s}{'processors, median':>28s}")
     heads = ("ours min", "median", "Pillow min", "median", "ratio", "ours", "Pillow", "ratio")
     print(f"{'':39s}" + "".join(f"{h:>{w}s}" for h, w in zip(heads, _WIDTHS, strict=True)))
     print("microseconds a pair, weak and strong, float32, out of a pipeline; batch size")
@@ -445,7 +443,7 @@ def main() -> int:
     return 0
 
 
-_WIDTHS = (9, 9, 10, 9, 9, 10, 9, 9)
+_WIDTHS = (9, 9, 12, 9, 9, 10, 9, 9)
 
 if __name__ == "__main__":
     sys.exit(main())
