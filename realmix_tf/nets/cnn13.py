@@ -63,6 +63,6 @@ class Cnn13(Network):
                 x = tf.nn.max_pool2d(x, 2, 2, "VALID")
             else:
                 conv, norm = pair
-                active = Biased(conv.activated(x, _SLOPE), None)
+                active = Biased(conv.activated(x, _SLOPE, training), None)
                 x = norm(active, training=training, update_stats=update_stats)
         return x

@@ -41,9 +41,9 @@ class Normalization(keras.layers.Layer):
     """Batch normalisation over all axes but the last.
 
     Args:
-      original: the Keras layer it stands for; its epsilon, centre, scale and initial gamma and beta
-        are kept. Frozen (``trainable=False``) it normalises by its averages in training, too, as
-        in Keras.
+      original: the Keras layer it stands for. Frozen (``trainable=False``) it normalises by its
+        averages in training, too, as in Keras.
+      config: its configuration; epsilon, center, scale and initialisers are kept.
       path: prefix of the weights' names.
       decay, synchronized, dtype: see ``BatchNorm``.
     """
@@ -51,6 +51,7 @@ class Normalization(keras.layers.Layer):
     def __init__(
         self,
         original: keras.layers.BatchNormalization,
+        config: dict[str, Any],
         name: str,
         path: str,
         decay: float,
@@ -58,7 +59,7 @@ class Normalization(keras.layers.Layer):
         dtype: str,
     ) -> None:
         super().__init__(name=name, dtype=dtype)
-        self.original, self.place = original.get_config(), path
+        self.original, self.place = config, path
         self.decay, self.synchronized = decay, synchronized or original.synchronized
         self.frozen = not original.trainable
         self.norm: BatchNorm
@@ -185,11 +186,17 @@ _SPATIAL = (
 
 
 def stand_in(
-    layer: keras.layers.Layer, name: str, path: str, decay: float, synchronized: bool, dtype: str
+    layer: keras.layers.Layer,
+    config: dict[str, Any],
+    name: str,
+    path: str,
+    decay: float,
+    synchronized: bool,
+    dtype: str,
 ) -> keras.layers.Layer | None:
     """The layer to use instead of a Keras layer, or None where Keras's own keeps the contract."""
     if isinstance(layer, keras.layers.BatchNormalization):
-        return Normalization(layer, name, path, decay, synchronized, dtype)
+        return Normalization(layer, config, name, path, decay, synchronized, dtype)
     if isinstance(layer, _SPATIAL):  # first: they are dropouts, too
         shared = tuple(range(1, layer.input_spec.ndim - 1))
         return Noise(name, path, dtype, "dropout", layer.rate, shared)

@@ -108,12 +108,14 @@ class KerasNetwork(Network):
     def _layer(self, layer: keras.layers.Layer, path: str) -> keras.layers.Layer:
         # With the prefix no layer can be called like an operation, which Keras numbers.
         name = path.replace("/", ".")
-        made = stand_in(layer, name, path, self.spec.bn_decay, self.synchronized, self.precision)
+        config = _seeded(layer.get_config(), path, self.seed)
+        made = stand_in(
+            layer, config, name, path, self.spec.bn_decay, self.synchronized, self.precision
+        )
         if made is not None:
             return made
         if isinstance(layer, keras.layers.Normalization) and layer.input_mean is None:
             return FixedScale(layer, name, pretrained.scale_after_statistics(self.spec))
-        config = _seeded(layer.get_config(), path, self.seed)
         config["name"] = name
         if "dtype" in config:
             config["dtype"] = "float32" if isinstance(layer, _EXACT) else self.precision

@@ -96,12 +96,20 @@ def drop(x: tf.Tensor, rate: float, seed: tf.Tensor, shape: Any = None) -> tf.Te
 
 
 class _Weights(keras.layers.Layer):
-    """A layer whose weights exist from construction on, each under its own name."""
+    """A layer whose weights exist from construction on, each under its own name.
+
+    Calling it goes straight to ``call``: Keras's own way there converts arguments, which takes time
+    and, in Keras 3.12, stumbles over a ``Biased`` without offset.
+    """
 
     def __init__(self, name: str, dtype: str | None = None) -> None:
         super().__init__(name=name.replace("/", "_"), dtype=dtype, autocast=False)
         self.weight_prefix = name
         self._weight_names: list[str] = []
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        with tf.name_scope(self.name):
+            return self.call(*arguments, **options)
 
     @property
     def named(self) -> dict[str, keras.Variable]:
@@ -182,10 +190,13 @@ class Conv2D(_Weights):
         passed = tf.linalg.matvec(kernel[0, 0], x.offset, transpose_a=True)
         return Biased(values, passed if self.offset is None else self.offset + passed)
 
-    def activated(self, x: tf.Tensor, slope: float) -> tf.Tensor:
+    def activated(self, x: tf.Tensor, slope: float, training: bool = False) -> tf.Tensor:
         """``fused.activate(convolution + bias, slope)``; training keeps argument and result."""
         kernel = tf.cast(tf.convert_to_tensor(self.kernel), x.dtype)
         bias = tf.cast(tf.convert_to_tensor(self.bias), x.dtype)
+        if not training:
+            y = tf.nn.bias_add(tf.nn.conv2d(x, kernel, self.stride, self.padding), bias)
+            return fused.activate(y, slope)
         return fused.convolve_activate(x, kernel, bias, self.stride, self.padding, slope)
 
 

@@ -1,12 +1,13 @@
-"""A Keras model in the engine: it trains, and continues from a checkpoint bit for bit."""
+"""Networks of other kinds in the engine: they train, and continue bit for bit."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from tiny import CLASSES, ROWS, method, run, settings, snapshot
+import tensorflow as tf
+from tiny import CLASSES, ROWS, NoOptions, batches, method, run, settings, snapshot
 
-from realmix_tf.methods.base import Batch
+from realmix_tf.methods.base import Batch, Method, StepResult, Term
 from realmix_tf.nets.spec import NetworkSpec
 from realmix_tf.training import checkpoint
 from realmix_tf.training.engine import Engine
@@ -52,3 +53,34 @@ def test_a_model_of_keras_applications_trains_and_continues_bit_for_bit(tmp_path
         np.testing.assert_array_equal(again[name], value, err_msg=name)
     for name, value in snapshot(whole).items():
         np.testing.assert_array_equal(value, wanted[name], err_msg=name)
+
+
+class Seeded(Method):
+    """Cross entropy of a pass with a seed of its own."""
+
+    Config = NoOptions
+
+    def losses(self, batch, network, context):
+        logits = network(
+            batch.labeled["weak"], training=True, update_stats=True, seed=context.seed("pass")
+        ).logits
+        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(batch.labels, logits)
+        return StepResult({"xe": Term(context.mean(loss))})
+
+
+def test_a_network_that_draws_random_numbers_continues_bit_for_bit(tmp_path):
+    spec = NetworkSpec("shake", CLASSES, 8, 8, 1, 4, repeat=1, scales=2, dropout=0.3)
+    values = batches(4)
+    whole, before, after = (
+        Engine(Seeded(NoOptions(), CLASSES), spec, settings(lr=0.01)) for _ in range(3)
+    )
+    wanted = run(whole, values)["loss/total"]
+    run(before, values[:2])
+    checkpoint.save(tmp_path, 2 * ROWS, before.variables(), {})
+    found = checkpoint.newest(tmp_path, pytest.fail)
+    assert found is not None
+    checkpoint.restore(found, after.variables())
+    np.testing.assert_array_equal(run(after, values[2:], start=2)["loss/total"], wanted[2:])
+    ends = snapshot(whole)
+    for name, value in snapshot(after).items():
+        np.testing.assert_array_equal(value, ends[name], err_msg=name)
