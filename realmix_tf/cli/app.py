@@ -166,9 +166,11 @@ def load_tensorflow() -> None:
     """Imports TensorFlow and finds the devices without its start-up chatter.
 
     The chatter comes from C++ before any log level applies, so the file descriptor itself is turned
-    aside meanwhile. What was said is shown after all if the import fails.
+    aside meanwhile. What was said is shown after all if the import fails. Afterwards only what ends
+    the process is logged from C++: errors come as exceptions, and what it calls one besides, such
+    as a kernel that is chosen instead of another, is none.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as aside:

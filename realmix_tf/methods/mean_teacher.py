@@ -5,31 +5,22 @@ The consistency cost J of section 2, as a mean over rows and classes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from realmix_tf.lazy import tf
-from realmix_tf.methods import annealing, distances
-from realmix_tf.methods.base import (
-    Batch,
-    Context,
-    Method,
-    NetworkFunction,
-    StepResult,
-    Term,
-    Views,
-    option,
-    register,
-)
+from realmix_tf.methods import distances
+from realmix_tf.methods.base import Batch, Context, NetworkFunction, Views, option, register
+from realmix_tf.methods.consistency import Consistency, ConsistencyConfig
 
 
 @register("mean_teacher")
-class MeanTeacher(Method):
+class MeanTeacher(Consistency):
     """L = mean CE(x) + w·ramp·mean over rows and classes of (p_teacher(u₁) − p(u₂))²."""
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(ConsistencyConfig):
         consistency_weight: float = option(50.0, "Weight of the unlabelled term, ramped up.", 0)
-        warmup_pos: float = option(0.4, "Share of the run over which to ramp up.", 0, 1)
 
     config: Config
     reads_teacher = True
@@ -37,14 +28,9 @@ class MeanTeacher(Method):
     def views(self) -> Views:
         return Views(unlabeled=("weak0", "weak1"))
 
-    def losses(self, batch: Batch, network: NetworkFunction, context: Context) -> StepResult:
-        labeled = network(batch.labeled["weak"], training=True, update_stats=True).logits
+    def inconsistency(
+        self, batch: Batch, network: NetworkFunction, context: Context
+    ) -> tuple[tf.Tensor, Mapping[str, tf.Tensor]]:
         target = tf.nn.softmax(context.teacher(batch.unlabeled["weak0"]).logits)
         student = network(batch.unlabeled["weak1"], training=True, update_stats=False).logits
-        distance = distances.squared(target, tf.nn.softmax(student))
-        ramp = annealing.progress_ramp(context.progress, self.config.warmup_pos)
-        terms = {
-            "xe": Term(context.mean(distances.cross_entropy(batch.labels, labeled))),
-            "consistency": Term(context.mean(distance), self.config.consistency_weight * ramp),
-        }
-        return StepResult(terms)
+        return distances.squared(target, tf.nn.softmax(student)), {}

@@ -5,47 +5,33 @@ In the form of equation 1 of FixMatch (arXiv:2001.07685).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from realmix_tf.lazy import tf
-from realmix_tf.methods import annealing, distances
-from realmix_tf.methods.base import (
-    Batch,
-    Context,
-    Method,
-    NetworkFunction,
-    StepResult,
-    Term,
-    Views,
-    option,
-    register,
-)
+from realmix_tf.methods import distances
+from realmix_tf.methods.base import Batch, Context, NetworkFunction, Views, option, register
+from realmix_tf.methods.consistency import Consistency, ConsistencyConfig
 
 
 @register("pi_model")
-class PiModel(Method):
+class PiModel(Consistency):
     """L = mean CE(x) + w·ramp·mean over rows and classes of (p(u₁) − p(u₂))²; p(u₁) is fixed."""
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(ConsistencyConfig):
         consistency_weight: float = option(10.0, "Weight of the unlabelled term, ramped up.", 0)
-        warmup_pos: float = option(0.4, "Share of the run over which to ramp up.", 0, 1)
 
     config: Config
 
     def views(self) -> Views:
         return Views(unlabeled=("weak0", "weak1"))
 
-    def losses(self, batch: Batch, network: NetworkFunction, context: Context) -> StepResult:
-        labeled = network(batch.labeled["weak"], training=True, update_stats=True).logits
+    def inconsistency(
+        self, batch: Batch, network: NetworkFunction, context: Context
+    ) -> tuple[tf.Tensor, Mapping[str, tf.Tensor]]:
         first, second = (
             tf.nn.softmax(network(batch.unlabeled[name], training=True, update_stats=False).logits)
             for name in ("weak0", "weak1")
         )
-        distance = distances.squared(tf.stop_gradient(first), second)
-        ramp = annealing.progress_ramp(context.progress, self.config.warmup_pos)
-        terms = {
-            "xe": Term(context.mean(distances.cross_entropy(batch.labels, labeled))),
-            "consistency": Term(context.mean(distance), self.config.consistency_weight * ramp),
-        }
-        return StepResult(terms)
+        return distances.squared(tf.stop_gradient(first), second), {}

@@ -89,12 +89,12 @@ def test_pseudo_label_teaches_itself_what_it_is_sure_of(progress, ramp):
             weight[i] = 1 / ROWS
             value -= np.log(p.max()) / ROWS
     assert 0 < len(kept) < ROWS
-    made.check("pseudo", value, 3 * ramp, rtol=1e-4)
+    made.check("consistency", value, 3 * ramp, rtol=1e-4)
     # Target and mask are fixed: the slope is that of cross entropy to a given class.
     view = flat(made.u["weak"])
     centred = view - view.mean(0)
     slope = gradient_of_cross_entropy(centred, logits.argmax(-1), logits, weight)
-    np.testing.assert_allclose(made.slope_of["pseudo"], slope, atol=1e-5)
+    np.testing.assert_allclose(made.slope_of["consistency"], slope, atol=1e-5)
     np.testing.assert_allclose(made.result.metrics["kept/unlabeled"], len(kept) / ROWS)
     shares = np.bincount(kept, minlength=CLASSES) / len(kept)
     spread = np.exp(entropy(shares[None])[0])
@@ -109,7 +109,7 @@ def test_pseudo_label_leaves_out_a_row_exactly_at_the_threshold_and_rows_are_mas
     batch = batch_of(method)._replace(unlabeled={"weak": show(logits)})
     made = method.losses(batch, tells(network_of(method)), context_of(method, progress=1.0))
     rows = cross_entropy(logits.argmax(-1), logits)
-    np.testing.assert_allclose(made.terms["pseudo"].value, rows[1:].sum() / 3, rtol=1e-4)
+    np.testing.assert_allclose(made.terms["consistency"].value, rows[1:].sum() / 3, rtol=1e-4)
     np.testing.assert_allclose(made.metrics["kept/unlabeled"], 2 / 3)
 
 
@@ -325,11 +325,11 @@ def test_a_network_sure_of_everything_gives_finite_losses_and_gradients(name):
 
 def test_nothing_sure_enough_is_zero_and_everything_sure_is_plain_cross_entropy():
     none = Made("pseudo_label", scale=0.01, progress=1.0)
-    assert float(none.terms["pseudo"].value) == 0
-    np.testing.assert_array_equal(none.slope_of["pseudo"], np.zeros_like(none.slope))
+    assert float(none.terms["consistency"].value) == 0
+    np.testing.assert_array_equal(none.slope_of["consistency"], np.zeros_like(none.slope))
     every = Made("pseudo_label", threshold=0.0)
     (logits,) = logits_of(every.network, every.u["weak"])
-    every.check("pseudo", cross_entropy(logits.argmax(-1), logits).mean(), 0.25)
+    every.check("consistency", cross_entropy(logits.argmax(-1), logits).mean(), 0.25)
 
 
 @pytest.mark.parametrize("name", ["mean_teacher", "pi_model"])

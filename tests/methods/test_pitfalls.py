@@ -281,7 +281,7 @@ def test_12_the_final_learning_rate_is_that_of_seven_sixteenths_of_pi():
 
 
 RAMPED = {
-    "pseudo_label": {"pseudo"},
+    "pseudo_label": {"consistency"},
     "pi_model": {"consistency"},
     "mean_teacher": {"consistency"},
     "vat": {"vat"},
