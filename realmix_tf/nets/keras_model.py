@@ -11,7 +11,7 @@ import random
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ from realmix_tf.keys import key
 from realmix_tf.nets import pretrained
 from realmix_tf.nets.applications import is_application
 from realmix_tf.nets.keras_layers import FixedScale, Noise, Normalization, passing, stand_in
-from realmix_tf.nets.layers import Network
+from realmix_tf.nets.layers import Network, share
 from realmix_tf.nets.registry import registered_networks
 from realmix_tf.nets.spec import NetworkSpec
 
@@ -30,6 +30,17 @@ from realmix_tf.nets.spec import NetworkSpec
 _EXACT = (keras.layers.Rescaling, keras.layers.Normalization, keras.layers.Resizing)
 _NUMBERED_VARIABLE = re.compile(r"variable(_\d+)?")
 _RANDOM = re.compile(r"(Random|TruncatedNormal|ParameterizedTruncated|Multinomial)")
+
+
+class _Place(NamedTuple):
+    """Where a variable is: an attribute of a layer."""
+
+    layer: keras.layers.Layer
+    attribute: str
+
+    @property
+    def variable(self) -> keras.Variable:
+        return getattr(self.layer, self.attribute)
 
 
 class KerasNetwork(Network):
@@ -57,8 +68,9 @@ class KerasNetwork(Network):
             template = _own_model(spec)
         self._clones: list[tuple[str, keras.layers.Layer]] = []
         self.body = self._put_together(template)
+        # Not through Keras, which would look for layers in it.
+        object.__setattr__(self, "_places", self._find_weights())
         clones = [layer for _, layer in self._clones]
-        self._norms += [layer.norm for layer in clones if isinstance(layer, Normalization)]
         self.stochastic |= any(isinstance(layer, Noise) and layer.amount > 0 for layer in clones)
         if load and spec.pretrained:
             self._take_over(pretrained.imagenet_model(spec))
@@ -80,13 +92,12 @@ class KerasNetwork(Network):
         return self._of_body() | super().variables_by_name()
 
     def _of_body(self) -> dict[str, keras.Variable]:
-        named: dict[str, keras.Variable] = {}
-        for path, layer in self._clones:
-            if isinstance(layer, Normalization):
-                named |= layer.norm.named
-            else:
-                named |= _weights(layer, path)
-        return named
+        return {name: place.variable for name, place in self._places.items()}
+
+    def _share_with(self, other: Any) -> None:
+        for name, place in self._places.items():
+            if not place.variable.trainable:
+                share(place.layer, other._places[name].layer, place.attribute)
 
     def _put_together(self, template: keras.Model) -> keras.Model:
         paths = layer_paths(template)
@@ -122,6 +133,27 @@ class KerasNetwork(Network):
         made = type(layer).from_config(config)
         made.trainable = layer.trainable
         return made
+
+    def _find_weights(self) -> dict[str, _Place]:
+        places: dict[str, _Place] = {}
+        for path, layer in self._clones:
+            if isinstance(layer, Normalization):
+                norm = layer.norm
+                places |= {name: _Place(norm, name.rpartition("/")[2]) for name in norm.named}
+                continue
+            held = {
+                id(value): _Place(holder, attribute)
+                for holder in (layer, *layer._flatten_layers(include_self=False))
+                for attribute, value in vars(holder).items()
+                if isinstance(value, keras.Variable)
+            }
+            for name, weight in _weights(layer, path).items():
+                if weight.dtype != "float32":
+                    raise _refused(self.spec, f"{name} is {weight.dtype}, not float32")
+                if id(weight) not in held:
+                    raise _refused(self.spec, f"{name} is in a list or dictionary of its layer")
+                places[name] = held[id(weight)]
+        return places
 
     def _take_over(self, source: keras.Model) -> None:
         """Assigns the weights of a model of the same layers."""

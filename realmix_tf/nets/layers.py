@@ -133,6 +133,13 @@ class _Weights(keras.layers.Layer):
         return weight
 
 
+def share(layer: keras.layers.Layer, other: keras.layers.Layer, attribute: str) -> None:
+    """From now on a layer's variable is that of another layer; the own one is dropped."""
+    layer._untrack_variable(getattr(layer, attribute))
+    # Not through Keras, which would list the variable as this layer's, too.
+    object.__setattr__(layer, attribute, getattr(other, attribute))
+
+
 class Conv2D(_Weights):
     """A convolution; kernel N(0, √(2/(k·k·outputs))) (He et al. 2015, fan out), bias 0.
 
@@ -283,13 +290,6 @@ class BatchNorm(_Weights):
             x.values, gamma, beta, kernel, conv.stride, slope, self.epsilon, self.synchronized
         )
         return Biased(self._followed(result, x, update_stats), conv.offset)
-
-    def share_statistics(self, other: BatchNorm) -> None:
-        """From now on the moving averages are ``other``'s variables; the own ones are dropped."""
-        for name in ("moving_mean", "moving_variance"):
-            self._untrack_variable(getattr(self, name))
-            # Not through Keras, which would list the variable as this layer's, too.
-            object.__setattr__(self, name, getattr(other, name))
 
     def _scale_and_shift(self) -> tuple[tf.Tensor, tf.Tensor]:
         gamma = tf.ones([self.channels]) if self.gamma is None else self.gamma
@@ -456,8 +456,9 @@ class Network(keras.Model):
         """From now on this network reads the moving averages of ``other``, its live variables.
 
         So does a teacher whose weights are averages of the student's: its own trainable variables
-        with the student's statistics, as published. The own moving averages are dropped. Call it
-        where the networks are built, before either is traced.
+        with the student's statistics, as published. Whatever else is not trained (frozen layers of
+        Keras models) is shared, too. The own variables are dropped. Call it where the networks are
+        built, before either is traced.
 
         Args:
           other: a network of the same description.
@@ -467,8 +468,12 @@ class Network(keras.Model):
         """
         if other.spec != self.spec:
             raise ValueError("only networks of one description can share their statistics")
+        self._share_with(other)
+
+    def _share_with(self, other: Any) -> None:
         for own, others in zip(self._norms, other._norms, strict=True):
-            own.share_statistics(others)
+            for name in ("moving_mean", "moving_variance"):
+                share(own, others, name)
 
 
 def halved(side: int, times: int) -> int:

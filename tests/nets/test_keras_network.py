@@ -155,6 +155,7 @@ def test_statistics_can_be_shared(smallest):
     together = [*smallest.variables, *teacher.variables]
     assert len({id(v) for v in together}) == len(together)
     assert list(teacher.variables_by_name()) == list(smallest.variables_by_name())
+    assert set(teacher.trainable_by_name()) == set(smallest.trainable_by_name())
     before = teacher(images_for(SMALLEST)).logits
     smallest(images_for(SMALLEST, seed=3), training=True, update_stats=True)
     assert (before.numpy() != teacher(images_for(SMALLEST)).logits.numpy()).any()
@@ -360,6 +361,25 @@ def test_an_own_network_keeps_the_contract(own):
     assert moved == {n for n in first if "/moving_" in n and "normalization_1" not in n}
 
 
+def test_sharing_statistics_shares_what_is_frozen(own):
+    def build(spec):
+        inputs = keras.Input((spec.height, spec.width, spec.channels))
+        x = keras.layers.Conv2D(4, 3, trainable=False)(inputs)
+        return keras.Model(inputs, keras.layers.BatchNormalization(trainable=False)(x))
+
+    spec = own(build)
+    student, teacher = build_network(spec, seed=1), build_network(spec, seed=2)
+    teacher.share_statistics(student)
+    shared = {n for n in student.variables_by_name() if n not in student.trainable_by_name()}
+    assert {"body/conv2d/kernel", "body/batch_normalization/gamma"} < shared
+    for name in student.variables_by_name():
+        one, other = student.variables_by_name()[name], teacher.variables_by_name()[name]
+        assert (one is other) == (name in shared), name
+    student.variables_by_name()["body/conv2d/kernel"].assign(tf.ones([3, 3, 3, 4]))
+    images = images_for(spec)
+    np.testing.assert_array_equal(teacher(images).features, student(images).features)
+
+
 def test_noise_layers_do_what_keras_says(own):
     layers = keras.layers
 
@@ -437,6 +457,22 @@ class HidesNormalization(Nested):
         return shape
 
 
+class KeepsAList(keras.layers.Layer):
+    def build(self, shape):
+        self.weights_ = [self.add_weight(name=name, shape=(3,)) for name in "ab"]
+
+    def call(self, x):
+        return x * self.weights_[0] + self.weights_[1]
+
+
+class Counts(keras.layers.Layer):
+    def build(self, shape):
+        self.count = self.add_weight(name="count", shape=(), dtype="int32", trainable=False)
+
+    def call(self, x):
+        return x
+
+
 def _refused_models():
     layers = keras.layers
 
@@ -451,6 +487,8 @@ def _refused_models():
         "a sequence": (after(layers.Reshape((72, 3))), "its output is"),
         "hidden normalisation": (after(HidesNormalization()), "changes a variable"),
         "augmentation": (after(layers.RandomFlip()), "changes a variable|no seed decides"),
+        "a list of weights": (after(KeepsAList()), "keeps_a_list/a is in a list"),
+        "a counter": (after(Counts()), "counts/count is int32"),
         "other axis": (after(layers.BatchNormalization(axis=1)), "last axis"),
     }
 
