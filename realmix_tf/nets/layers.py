@@ -27,7 +27,8 @@ from realmix_tf.nets.spec import NetworkSpec
 
 # Activations of so many numbers are made again in the backward pass instead of being kept. With
 # WRN-28-2 and 960 rows, where only the maps at full resolution are so large, this lowers the peak
-# from 2.8 to 2.2 GB and costs 3 % of the time; with 64 rows there is nothing to gain.
+# from 2.8 to 2.2 GB and costs 3 to 4 % of the time (benchmarks/training_pass.py); with 64 rows
+# there is nothing to gain.
 _LARGE = 1 << 24
 
 
