@@ -1,4 +1,4 @@
-"""Networks of the user's own, by name. No TensorFlow: builders are only kept here."""
+"""The names of networks, and those of the user's own. No TensorFlow: builders are only kept."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from realmix_tf.nets.spec import NetworkSpec
 
 Builder = Callable[["NetworkSpec"], Any]
+
+# This package's own, besides the models of keras.applications.
+ARCHITECTURES = (
+    "resnet", "small", "cnn13", "shake", "resnet18", "resnet50", "resnet50_imagenet",
+)  # fmt: skip
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _BUILDERS: dict[str, Builder] = {}
@@ -32,8 +37,6 @@ def register_network(name: str, builder: Builder) -> None:
     Raises:
       UsageError: the name is no such word or taken.
     """
-    from realmix_tf.nets.spec import ARCHITECTURES
-
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name in ARCHITECTURES:
         raise UsageError(
             f"an own network cannot be called {name!r}",

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from realmix_tf.errors import CheckpointError, UsageError
 from realmix_tf.nets.applications import APPLICATIONS, PREFIX, application, is_application
-from realmix_tf.nets.registry import registered_networks
+from realmix_tf.nets.registry import ARCHITECTURES, registered_networks
 from realmix_tf.options import check_options, option
 
 
@@ -40,8 +40,6 @@ _BUILT_IN = {
 }
 _OWN = _Architecture(32, ("repeat", "scales"), 4)
 _APPLICATION = _Architecture(0, (), 4)
-
-ARCHITECTURES = tuple(_BUILT_IN)
 
 # Fields that descriptions of earlier versions lack, and what these then mean.
 _LATER: dict[str, Any] = {"dropout": 0.0, "pretrained": False}

@@ -7,6 +7,8 @@ import json
 import pytest
 
 from realmix_tf.errors import CheckpointError, UsageError
+from realmix_tf.nets import spec as spec_module
+from realmix_tf.nets.registry import ARCHITECTURES
 from realmix_tf.nets.spec import NetworkOptions, NetworkSpec
 
 
@@ -203,3 +205,7 @@ def test_json_of_another_form_is_refused(value):
 def test_hostile_values_are_refused(change):
     with pytest.raises(CheckpointError):
         NetworkSpec.from_json({**NetworkSpec().to_json(), **change})
+
+
+def test_every_built_in_architecture_is_described():
+    assert tuple(spec_module._BUILT_IN) == ARCHITECTURES
