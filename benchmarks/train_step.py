@@ -6,13 +6,15 @@ that a machine whose speed drifts treats all alike. A matrix multiplication is t
 too: it is the machine's limit at that moment. Where PyTorch is installed (it is no dependency) the
 same network and update are timed there.
 
-  python benchmarks/train_step.py --rounds=7 --method=fixmatch
+  python benchmarks/train_step.py --rounds=7 --method=mixmatch
+  python benchmarks/train_step.py --rounds=7 --method=fixmatch --only=bfloat16
   python benchmarks/train_step.py --every_method --rounds=5
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -158,7 +160,9 @@ class Worker:
 
     def ask(self) -> dict[str, float]:
         """Seconds an update, of them the method's own, and the process's peak memory in bytes."""
-        print("go", file=self.process.stdin, flush=True)
+        # Where it has ended, the answer says so.
+        with contextlib.suppress(BrokenPipeError):
+            print("go", file=self.process.stdin, flush=True)
         return self._answer()
 
     def close(self) -> None:
@@ -167,7 +171,10 @@ class Worker:
     def _answer(self) -> dict[str, float]:
         line = next(self.lines, "")
         if not line:
-            raise SystemExit(f"error: the worker for {self.name!r} ended early")
+            raise SystemExit(
+                f"error: the worker for {self.name!r} ended early; where all do not fit into the "
+                "memory at once: --only=bfloat16"
+            )
         return json.loads(line)
 
 
