@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
-from tiny import CLASSES, ROWS, NoOptions, batches, method, run, settings, snapshot
+from tiny import CLASSES, ROWS, batches_for, method, run, settings, snapshot
 
-from realmix_tf.methods.base import Batch, Method, StepResult, Term
+from realmix_tf.methods.base import Batch
 from realmix_tf.nets.spec import NetworkSpec
 from realmix_tf.training import checkpoint
 from realmix_tf.training.engine import Engine
@@ -55,25 +55,12 @@ def test_a_model_of_keras_applications_trains_and_continues_bit_for_bit(tmp_path
         np.testing.assert_array_equal(value, wanted[name], err_msg=name)
 
 
-class Seeded(Method):
-    """Cross entropy of a pass with a seed of its own."""
-
-    Config = NoOptions
-
-    def losses(self, batch, network, context):
-        logits = network(
-            batch.labeled["weak"], training=True, update_stats=True, seed=context.seed("pass")
-        ).logits
-        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(batch.labels, logits)
-        return StepResult({"xe": Term(context.mean(loss))})
-
-
 def test_a_network_that_draws_random_numbers_continues_bit_for_bit(tmp_path):
     spec = NetworkSpec("shake", CLASSES, 8, 8, 1, 4, repeat=1, scales=2, dropout=0.3)
-    values = batches(4)
     whole, before, after = (
-        Engine(Seeded(NoOptions(), CLASSES), spec, settings(lr=0.01)) for _ in range(3)
+        Engine(method("mean_teacher"), spec, settings(lr=0.01)) for _ in range(3)
     )
+    values = batches_for(whole.method, 4)
     wanted = run(whole, values)["loss/total"]
     run(before, values[:2])
     checkpoint.save(tmp_path, 2 * ROWS, before.variables(), {})
@@ -84,3 +71,27 @@ def test_a_network_that_draws_random_numbers_continues_bit_for_bit(tmp_path):
     ends = snapshot(whole)
     for name, value in snapshot(after).items():
         np.testing.assert_array_equal(value, ends[name], err_msg=name)
+
+
+def test_every_pass_of_an_update_and_every_update_draws_numbers_of_its_own():
+    seeds = []
+
+    class Watching(type(method("mean_teacher"))):
+        def losses(self, batch, network, context):
+            result = super().losses(batch, network, context)
+            return result._replace(metrics={f"{i}/max": s for i, s in enumerate(seeds)})
+
+    spec = NetworkSpec("small", CLASSES, 8, 8, 1, 4, dropout=0.5)
+    made = method("mean_teacher")
+    engine = Engine(Watching(made.config, made.task), spec, settings())
+    for network in (engine.network, engine.teacher):
+        original = network.call
+
+        def recorded(images, training, update_stats, seed, original=original):
+            seeds.append(tf.random.stateless_uniform([], seed))
+            return original(images, training, update_stats, seed)
+
+        network.call = recorded
+    metrics = run(engine, batches_for(made, 2))
+    drawn = [float(value) for name in ("0/max", "1/max", "2/max") for value in metrics[name]]
+    assert len(set(drawn)) == 6
