@@ -45,8 +45,7 @@ class Study:
       dataset: its name.
       title: of its part of the board.
       budget: network and length in words.
-      labels: label counts, where none are asked for.
-      methods: likewise.
+      labels, seeds, methods: where none are asked for.
       flags: of every run.
       of_method: more flags of single methods, whose published lengths do not fit the budget.
       last: evaluations that a run's median is taken of.
@@ -56,6 +55,7 @@ class Study:
     title: str
     budget: str
     labels: tuple[int, ...]
+    seeds: tuple[int, ...]
     methods: tuple[str, ...]
     flags: dict[str, Any]
     of_method: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -93,6 +93,7 @@ STUDIES = {
         budget="scikit-learn's 8×8 digits, 1,297 to train on and 500 to test with; the small "
         "network (five convolutions, 32 to 128 channels), 96 kimg (1,536 updates of 64)",
         labels=(40,),
+        seeds=(1, 2, 3),
         methods=EVERY_METHOD,
         flags={
             "arch": "small",
@@ -120,6 +121,7 @@ STUDIES = {
         "50,000 to train on and 10,000 to test with; a WRN-10-1 (16 to 64 channels), 384 kimg "
         "(6,144 updates of 64)",
         labels=(250,),
+        seeds=(1,),
         methods=(
             "supervised",
             "mixmatch",
@@ -169,7 +171,7 @@ def main() -> int:
     parser.add_argument("--sets", default="digits", help=f"of {', '.join(STUDIES)}")
     parser.add_argument("--methods", default="", help="instead of each set's own")
     parser.add_argument("--labels", default="", help="label counts, instead of each set's own")
-    parser.add_argument("--seeds", default="1,2,3", help="of split, weights and augmentation")
+    parser.add_argument("--seeds", default="", help="of split, weights and augmentation, likewise")
     parser.add_argument("--pictures", default="", help="CIFAR-10's pictures: zip file or folder")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so many")
     parser.add_argument("--results", default=str(ROOT / "docs" / "RESULTS.md"))
@@ -203,8 +205,9 @@ def wanted(arguments: argparse.Namespace) -> Iterable[Cell]:
         study = STUDIES[name]
         methods = arguments.methods.split(",") if arguments.methods else study.methods
         labels = map(int, arguments.labels.split(",")) if arguments.labels else study.labels
+        seeds = list(map(int, arguments.seeds.split(","))) if arguments.seeds else study.seeds
         for count in labels:
-            for seed in map(int, arguments.seeds.split(",")):
+            for seed in seeds:
                 for method in methods:
                     if method not in EVERY_METHOD:
                         raise SystemExit(f"error: there is no method {method!r}")
