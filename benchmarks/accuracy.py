@@ -4,7 +4,8 @@
 Every cell is a split and a training by realmix.py, with the same number of updates, batch, network
 and weak policy; only the method differs. A cell's score is the median test accuracy of its last
 evaluations, of the averaged weights. What is done is kept: the same command goes on where it
-stopped, in the middle of a training too. Writes the board into docs/RESULTS.md, and a plot.
+stopped, in the middle of a training too. Writes the board into docs/RESULTS.md, and a plot; both
+show every finished training of the folder, so a board can grow command by command.
 
   python benchmarks/accuracy.py --folder=study --sets=digits
   python benchmarks/accuracy.py --folder=study --sets=digits,cifar10 --pictures=cifar10_images.zip
@@ -14,6 +15,7 @@ stopped, in the middle of a training too. Writes the board into docs/RESULTS.md,
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import shlex
@@ -183,18 +185,19 @@ def main() -> int:
     try:
         prepare(cells, folder, arguments.pictures)
         for number, cell in enumerate(cells, 1):
-            if not (run_folder(cell, folder) / "stats" / "evaluation.json").exists():
+            if not finished(cell, folder):
                 print(f"[{number}/{len(cells)}] {cell}", file=sys.stderr, flush=True)
                 train(cell, folder, deadline)
     except Stopped:
         print("stopped; the same command goes on from here", file=sys.stderr)
-    done = {cell: score for cell in cells if (score := score_of(cell, folder)) is not None}
+    missing = [cell for cell in cells if not finished(cell, folder)]
+    done = {cell: score_of(cell, folder) for cell in cells_in(folder) if finished(cell, folder)}
     text = board(done)
     print(text)
     if done:
         write_into(Path(arguments.results), text)
         draw(done, Path(arguments.plot))
-    return 0 if len(done) == len(cells) else 1
+    return 1 if missing else 0
 
 
 def wanted(arguments: argparse.Namespace) -> Iterable[Cell]:
@@ -277,10 +280,27 @@ def runs_of(cell: Cell, folder: Path) -> Path:
     return folder / "runs" / f"{cell.study}_{cell.labels}_{cell.method}_{cell.seed}"
 
 
+def cells_in(folder: Path) -> Iterable[Cell]:
+    """The cells that were ever begun in a folder."""
+    for path in sorted((folder / "runs").glob("*_*_*_*")):
+        study, labels, rest = path.name.split("_", 2)
+        method, seed = rest.rsplit("_", 1)
+        if study in STUDIES and method in EVERY_METHOD and labels.isdigit() and seed.isdigit():
+            yield Cell(study, method, int(labels), int(seed))
+
+
 def run_folder(cell: Cell, folder: Path) -> Path:
-    """Where a cell's run is, or would be."""
-    found = sorted(runs_of(cell, folder).glob("*/*/args"))
-    return found[0].parent if found else runs_of(cell, folder) / "none"
+    """Where a cell's run is, or would be; one that other flags trained is not the cell's."""
+    for place in sorted(runs_of(cell, folder).glob("*/*/env.json")):
+        words = json.loads(place.read_text("utf-8"))["command"][1:]
+        own = [word for word in words if not word.startswith(("--data_dir=", "--train_dir="))]
+        if sorted(own) == sorted(f"--{name}={value}" for name, value in flags_of(cell).items()):
+            return place.parent
+    return runs_of(cell, folder) / "none"
+
+
+def finished(cell: Cell, folder: Path) -> bool:
+    return (run_folder(cell, folder) / "stats" / "evaluation.json").exists()
 
 
 def train(cell: Cell, folder: Path, deadline: float) -> None:
@@ -307,12 +327,11 @@ class Score:
     seconds: float
 
 
-def score_of(cell: Cell, folder: Path) -> Score | None:
+def score_of(cell: Cell, folder: Path) -> Score:
+    """The score of a finished cell."""
     from realmix_tf.training.logs import read_lines
 
     run = run_folder(cell, folder)
-    if not (run / "stats" / "evaluation.json").exists():
-        return None
     lines = read_lines(run / "metrics.jsonl").lines
     accuracies = [100 * line["ema"]["test"]["accuracy"] for line in lines]
     timing = read_lines(run / "timing.jsonl").lines
