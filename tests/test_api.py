@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from absl import flags as absl_flags
+from PIL import Image
 
 from realmix_tf import api
 from realmix_tf.cli import train
@@ -22,11 +23,15 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "python_api.md"
 
 
-def python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run_python(words: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True
+        [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True
     )
+
+
+def python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return run_python(["-c", code], cwd)
 
 
 @pytest.mark.process
@@ -105,6 +110,23 @@ def test_options_are_checked_before_anything_is_read(tmp_path):
 def test_the_size_of_own_pictures_has_one_name(tmp_path):
     with pytest.raises(UsageError, match=r"no option 'size'.*try: img_size"):
         api.build_custom("pets", tmp_path, tmp_path, tmp_path, size=(32, 32))
+
+
+@pytest.mark.process
+def test_a_plain_script_decodes_pictures_in_processes(tmp_path):
+    """Without a guard against being imported, which a script of three lines does not have."""
+    for place, color in {"train/a": 10, "train/b": 90, "test/a": 20, "test/b": 80}.items():
+        folder = tmp_path / place
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 8), (color, 0, 0)).save(folder / "picture.png")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from realmix_tf import api\n"
+        'print("here")\n'
+        'print(api.build_custom("pets", "data", "train", "test").facts["labeled"])\n'
+    )
+    done = run_python([str(script)], tmp_path)
+    assert done.stdout == "here\n2\n", done.stderr
 
 
 @pytest.fixture

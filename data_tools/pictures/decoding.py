@@ -24,9 +24,10 @@ import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -394,7 +395,8 @@ class _Worker:
         self._process = context.Process(
             target=_work, args=(theirs, self._progress, image_format), daemon=True
         )
-        self._process.start()
+        with _main_script_hidden():
+            self._process.start()
         theirs.close()
 
     def give(self, task: _Task, serial: int, step: PostStep | None) -> None:
@@ -445,6 +447,20 @@ class _Worker:
         self._process.join(5)
         self.connection.close()
         return self._process.exitcode
+
+
+@contextmanager
+def _main_script_hidden() -> Generator[None]:
+    """What starts within does not run the user's script again, guarded or not, nor look for it.
+
+    Nothing that is sent to a worker is defined there.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def processors() -> int:
