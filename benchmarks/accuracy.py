@@ -120,8 +120,8 @@ STUDIES = {
         dataset="cifarjpg",
         title="CIFAR-10's pictures",
         budget="CIFAR-10 as JPEG files (re-encoded, so not to the decimal comparable with papers), "
-        "50,000 to train on and 10,000 to test with; a WRN-10-1 (16 to 64 channels), 384 kimg "
-        "(6,144 updates of 64)",
+        "50,000 to train on and 10,000 to test with; a WRN-10-1 (16 to 64 channels), 256 kimg "
+        "(4,096 updates of 64)",
         labels=(250,),
         seeds=(1,),
         methods=(
@@ -139,15 +139,15 @@ STUDIES = {
             "repeat": 1,
             "ema": 0.99,
             "bn_decay": 0.99,
-            "train_kimg": 384,
+            "train_kimg": 256,
             "report_kimg": 16,
             "save_kimg": 16,
             "keep_ckpt": 2,
         },
         of_method={
-            "mixmatch": {"warmup_kimg": 64},
-            "realmix": {"warmup_kimg": 64},
-            "remixmatch": {"warmup_kimg": 64},
+            "mixmatch": {"warmup_kimg": 48},
+            "realmix": {"warmup_kimg": 48},
+            "remixmatch": {"warmup_kimg": 48},
         },
     ),
 }
