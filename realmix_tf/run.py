@@ -649,7 +649,8 @@ def estimate_batch_statistics(
     averages = {n: v for n, v in network.variables_by_name().items() if "/moving_" in n}
     seed = tf.constant([0, 0]) if network.stochastic else None
     forward = tf.function(
-        lambda x: network(to_float(x), training=True, update_stats=True, seed=seed)
+        lambda x: network(to_float(x), training=True, update_stats=True, seed=seed),
+        autograph=False,
     )
     sums = {name: np.zeros(v.shape) for name, v in averages.items()}
     seen = 0

@@ -51,7 +51,8 @@ class Predictor:
         self.shape = (spec.height, spec.width, spec.channels)
         self.batch = max(1, min(batch, _MOST_PIXELS // (spec.height * spec.width)))
         signature = tf.TensorSpec([self.batch, *self.shape], tf.uint8)
-        self._run = tf.function(self._forward, input_signature=[signature])
+        # Not converted, as updates are not: a network is the same in training and here.
+        self._run = tf.function(self._forward, input_signature=[signature], autograph=False)
 
     def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """uint8 [N, H, W, C] → float32 [N, classes], each row summing to 1.

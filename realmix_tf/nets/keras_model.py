@@ -168,7 +168,8 @@ class KerasNetwork(Network):
         """Traces a training pass and looks for what it must not do."""
         spec = self.spec
         run = tf.function(
-            lambda images, seed: self(images, training=True, update_stats=False, seed=seed).logits
+            lambda images, seed: self(images, training=True, update_stats=False, seed=seed).logits,
+            autograph=False,  # as the engine's updates are
         )
         try:
             graph = run.get_concrete_function(
