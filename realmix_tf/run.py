@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from realmix_tf.evaluation.model_file import ModelDescription
 from realmix_tf.evaluation.report import write_report
 from realmix_tf.evaluation.run_reader import load_run
 from realmix_tf.files import FolderLock, atomic_write, json_text, read_json, write_json
+from realmix_tf.methods.annealing import KIMG
 from realmix_tf.methods.base import Method, Task
 from realmix_tf.methods.registry import get_method, recipe_of
 from realmix_tf.nets.build import build_network
@@ -45,6 +46,7 @@ from realmix_tf.training.settings import TrainSettings
 _MOST_LABELED = 10_000  # labelled images evaluated each report, as published
 _MOST_UNLABELED = 20_000  # unlabelled images ranked by confidence at the end
 _VIEW_IMAGES = 16
+_TIMES_AVERAGED = 5  # lengths of an average's memory that a run should have
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,8 @@ def _prepare(request: RunRequest, say: logs.Progress) -> _Prepared:
     data = _load(request, method_class, say)
     spec = _spec(request, data)
     method = method_class(request.config or method_class.Config(), _task(data, settings.batch))
+    for note in _too_short_for(settings, spec.bn_decay, method.config):
+        say.line(f"note: {note}")
     method.check(replicas=1)
     learner = CTAugment(settings.adepth, settings.ath, settings.adecay)
     source = TrainingInput(
@@ -336,6 +340,27 @@ def _load(request: RunRequest, method: type[Method], say: logs.Progress) -> Trai
                 smaller,
             )
     return data
+
+
+def _too_short_for(settings: TrainSettings, bn_decay: float, config: Any) -> Iterator[str]:
+    """Which settings, made for published lengths, a run would end before they take effect."""
+    updates = settings.total_updates
+    averages = {"ema": settings.ema, "bn_decay": bn_decay}
+    slow = [name for name, decay in averages.items() if (1 - decay) * updates < _TIMES_AVERAGED]
+    if slow:
+        enough = f"{max(0.0, 1 - 2 * _TIMES_AVERAGED / updates):.2g}"
+        yield (
+            f"{updates} updates are few for "
+            f"{' and '.join(f'--{name}={averages[name]:g}' for name in slow)}, averages over the "
+            f"last {1 / (1 - max(averages[name] for name in slow)):.0f}; "
+            f"try: {' '.join(f'--{name}={enough}' for name in slow)}"
+        )
+    kimg = settings.batch * updates / KIMG
+    if getattr(config, "warmup_kimg", 0) >= kimg:
+        yield (
+            f"the run ends at {kimg:g} kimg, before --warmup_kimg={config.warmup_kimg:g} is over; "
+            f"try: --warmup_kimg={kimg / 6:.1g}"
+        )
 
 
 def _task(data: TrainingData, batch: int) -> Task:

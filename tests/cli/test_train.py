@@ -123,6 +123,23 @@ def test_a_dry_run_writes_nothing_and_refuses_what_the_run_would(
     assert "less than one update" in refused.stderr
 
 
+def test_settings_for_longer_runs_are_named_before_one_starts(data: Path, tmp_path: Path) -> None:
+    words = ["--dry_run", *squares.small_flags(data, tmp_path), "--train_kimg=2", "--report_kimg=1"]
+    long_enough = run(*words, "--method=mixmatch", "--warmup_kimg=1")
+    assert "few for" not in long_enough.stderr
+    assert "warmup" not in long_enough.stderr
+    short = run(*words, "--method=mixmatch", "--ema=0.999")
+    assert short.returncode == 0
+    assert (
+        "note: 128 updates are few for --ema=0.999, averages over the last 1000; " in short.stderr
+    )
+    assert "try: --ema=0.92\n" in short.stderr
+    assert (
+        "ends at 2 kimg, before --warmup_kimg=1024 is over; try: --warmup_kimg=0.3\n"
+        in short.stderr
+    )
+
+
 def test_killed_again_and_again_it_ends_bit_for_bit_the_same(
     finished, data: Path, tmp_path: Path
 ) -> None:
