@@ -185,10 +185,18 @@ def _prepare(request: RunRequest, say: logs.Progress) -> _Prepared:
     for note in _too_short_for(settings, spec.bn_decay, method.config):
         say.line(f"note: {note}")
     method.check(replicas=1)
+    views = method.views()
+    strong = augmentation.strong.strong
+    if strong and not any(name.startswith("strong") for name in views.labeled + views.unlabeled):
+        raise UsageError(
+            f"{request.method} reads no strong view, so {strong.text} would do nothing",
+            "--augment",
+            "d for the third part",
+        )
     learner = CTAugment(settings.adepth, settings.ath, settings.adecay)
     source = TrainingInput(
         data,
-        method.views(),
+        views,
         slot_policies(augmentation, learner),
         settings.batch,
         settings.seed,

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,21 +98,48 @@ def execute(
         return _fail(translated, translated.exit_code, debug)
 
 
-def parse(values: absl_flags.FlagValues, words: Sequence[str], name: str) -> list[str]:
+def parse(
+    values: absl_flags.FlagValues, words: Sequence[str], name: str, known_only: bool = False
+) -> list[str]:
     """Parses flags and returns the remaining arguments.
 
+    Args:
+      known_only: leave flags that are not defined among the arguments.
+
     Raises:
-      UsageError: an unknown flag (with the nearest known one) or a value that does not fit.
+      UsageError: an unknown flag (with the nearest known one), a value that does not fit, or a
+        flag file that cannot be read.
     """
     try:
-        return list(values([name, *words]))[1:]
+        return list(values([name, *words], known_only=known_only))[1:]
     except absl_flags.UnrecognizedFlagError as error:
         nearest = difflib.get_close_matches(error.flagname, [*values], n=1, cutoff=0.5)
         remedy = f"--{nearest[0]}" if nearest else f"{name} --help"
         raise UsageError(f"there is no flag --{error.flagname}", "", remedy) from error
+    except (absl_flags.CantOpenFlagFileError, UnicodeDecodeError) as error:
+        raise _unreadable_flagfile(error, words, name) from error
     except absl_flags.Error as error:
         message = " ".join(str(error).split()).removeprefix("ERROR:: ")
         raise UsageError(message, "", f"{name} --help") from error
+
+
+def _unreadable_flagfile(error: Exception, words: Sequence[str], name: str) -> UsageError:
+    """The refusal of a flag file, with the file of the nearest name in its folder."""
+    reason = error.__context__
+    if not isinstance(reason, OSError) or not reason.filename:
+        files = [word.partition("=")[2] for word in words if word.startswith("--flagfile=")]
+        return UsageError("the flag file is not text", ", ".join(files), f"{name} --help")
+    path = Path(reason.filename)
+    with suppress(OSError):
+        others = [
+            other.name
+            for other in path.parent.iterdir()
+            if other.suffix == path.suffix and other.is_file()
+        ]
+        if nearest := difflib.get_close_matches(path.name, others, n=1):
+            remedy = f"--flagfile={path.with_name(nearest[0])}"
+            return UsageError(f"cannot read the flag file: {reason.strerror}", str(path), remedy)
+    return UsageError(f"cannot read the flag file: {reason.strerror}", str(path), f"{name} --help")
 
 
 def help_text(

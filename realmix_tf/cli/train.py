@@ -108,10 +108,7 @@ def _early(words: list[str]) -> dict[str, str]:
     early = absl_flags.FlagValues()
     absl_flags.DEFINE_string("method", "realmix", "", flag_values=early)
     absl_flags.DEFINE_string("recipe", "", "", flag_values=early)
-    try:
-        early(["early", *words], known_only=True)
-    except absl_flags.Error as error:
-        raise UsageError(" ".join(str(error).split())) from error
+    app.parse(early, words, "realmix", known_only=True)
     return {name: str(early[name].value) for name in ("method", "recipe")}
 
 

@@ -133,6 +133,20 @@ def test_flags_come_from_the_words_or_a_file_and_the_rest_are_arguments(tmp_path
     assert seen == {"batch": 7, "lr": 0.25, "rest": ["a.png", "b.png"]}
 
 
+def test_a_flag_file_that_cannot_be_read_is_named_and_the_nearest_offered(tmp_path, capsys):
+    (tmp_path / "cifar10_250_fixmatch.flags").write_text("--lr=0.5\n")
+    (tmp_path / "bytes.flags").write_bytes(b"--lr=\xff\xfe\n")
+    misspelt = tmp_path / "cifar10_250_fixmach.flags"
+    assert execute([f"--flagfile={misspelt}"]) == 2
+    line = one_line(capsys)
+    assert line.startswith(f"cannot read the flag file: No such file or directory ({misspelt})")
+    assert line.endswith(f"try: --flagfile={tmp_path / 'cifar10_250_fixmatch.flags'}")
+    assert execute([f"--flagfile={tmp_path / 'gone' / 'a.flags'}"]) == 2
+    assert "try: tool --help" in one_line(capsys)
+    assert execute([f"--flagfile={tmp_path / 'bytes.flags'}"]) == 2
+    assert f"the flag file is not text ({tmp_path / 'bytes.flags'})" in one_line(capsys)
+
+
 def test_help_names_every_flag_its_default_and_the_exit_codes(capsys):
     assert execute(["--help"], raising(AssertionError("must not run"))) == 0
     text = capsys.readouterr().out

@@ -324,6 +324,7 @@ def test_fine_tuning_starts_from_all_but_the_head(finished, data: Path, tmp_path
         (["--recipe=lion"], 2, "--recipe"),
         (["--augment=d.d.rax"], 2, "strong slot"),
         (["--augment=d.rac.d"], 2, "weak slot"),
+        (["--augment=d.d.rac"], 2, "realmix reads no strong view, so rac would do nothing"),
         (["--dataset=squares"], 2, "is not a dataset name"),
         (["--dataset=circles.1@12-10"], 3, "create_datasets"),
         (["--nclass=7"], 2, "--nclass is 7 but the data have 3 classes"),
