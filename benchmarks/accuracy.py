@@ -145,9 +145,9 @@ STUDIES = {
             "keep_ckpt": 2,
         },
         of_method={
-            "mixmatch": {"warmup_kimg": 48},
-            "realmix": {"warmup_kimg": 48},
-            "remixmatch": {"warmup_kimg": 48},
+            "mixmatch": {"warmup_kimg": 256},
+            "realmix": {"warmup_kimg": 256},
+            "remixmatch": {"warmup_kimg": 256},
         },
     ),
 }

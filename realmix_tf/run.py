@@ -364,10 +364,10 @@ def _too_short_for(settings: TrainSettings, bn_decay: float, config: Any) -> Ite
             f"try: {' '.join(f'--{name}={enough}' for name in slow)}"
         )
     kimg = settings.batch * updates / KIMG
-    if getattr(config, "warmup_kimg", 0) >= kimg:
+    if getattr(config, "warmup_kimg", 0) > kimg:
         yield (
             f"the run ends at {kimg:g} kimg, before --warmup_kimg={config.warmup_kimg:g} is over; "
-            f"try: --warmup_kimg={kimg / 6:.1g}"
+            f"try: --warmup_kimg={kimg / 2:.3g}"
         )
 
 

@@ -135,7 +135,7 @@ def test_settings_for_longer_runs_are_named_before_one_starts(data: Path, tmp_pa
     )
     assert "try: --ema=0.92\n" in short.stderr
     assert (
-        "ends at 2 kimg, before --warmup_kimg=1024 is over; try: --warmup_kimg=0.3\n"
+        "ends at 2 kimg, before --warmup_kimg=1024 is over; try: --warmup_kimg=1\n"
         in short.stderr
     )
 
