@@ -34,15 +34,26 @@ def option(
     return field(default=default, metadata=metadata)
 
 
+_KINDS: dict[type, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "True or False"),
+    int: ((int,), "a whole number"),
+    float: ((float, int), "a number"),
+    str: ((str,), "text"),
+}
+
+
 def check_options(config: Any) -> None:
-    """Checks a ``Config`` against the bounds its fields declare.
+    """Checks a ``Config`` against the types of its defaults and the bounds its fields declare.
 
     Raises:
-      UsageError: a value out of range; the message names the option and the range.
+      UsageError: a value of another type or out of range; the message names the option.
     """
     for name, item in type(config).__dataclass_fields__.items():
         value, rules = getattr(config, name), item.metadata
         low, high, choices = rules.get("low"), rules.get("high"), rules.get("choices")
+        for kind, (types, words) in _KINDS.items():
+            if type(item.default) is kind and type(value) not in types:
+                raise UsageError(f"{value!r} is not {words}", f"--{name}", words)
         if choices and value not in choices:
             raise UsageError(f"{value!r} is not possible here", f"--{name}", " or ".join(choices))
         if value == rules.get("off"):

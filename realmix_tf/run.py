@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -40,7 +41,7 @@ from realmix_tf.nets.spec import NetworkOptions, NetworkSpec
 from realmix_tf.training import checkpoint, devices, logs, loop
 from realmix_tf.training.engine import Engine
 from realmix_tf.training.input import TrainingInput
-from realmix_tf.training.run_folder import RunFolder, run_name
+from realmix_tf.training.run_folder import RunFolder, path_word, run_name
 from realmix_tf.training.settings import TrainSettings
 
 _MOST_LABELED = 10_000  # labelled images evaluated each report, as published
@@ -121,8 +122,11 @@ def folder_of(request: RunRequest) -> Path:
     changed |= request.network.changed()
     if request.data.use_pseudo_labels:
         changed["use_pseudo_labels"] = True
-    if request.load_checkpoint:
-        changed["from"] = Path(request.load_checkpoint).name
+    for name in ("train_record", "test_record"):
+        if getattr(request.data, name):
+            changed[name] = getattr(request.data, name)
+    paths = {"from": request.load_checkpoint, "class_mapping": request.data.class_mapping}
+    changed |= {name: path_word(path) for name, path in paths.items() if path}
     name = run_name(method.__name__, changed, request.settings.seed)
     return request.train_dir / str(request.data.name) / name
 
@@ -205,7 +209,8 @@ def _prepare(request: RunRequest, say: logs.Progress) -> _Prepared:
     precision = devices.resolve_precision(settings.precision)
     identity = _identity(request, method, spec, precision, data, augmentation.name)
     engine = Engine(method, spec, settings, precision, learned=source.learned)
-    if request.load_checkpoint:
+    # A run that has a checkpoint of its own no longer needs what it started from.
+    if request.load_checkpoint and not _continues(request, identity):
         _start_from(engine, request.load_checkpoint)
     return _Prepared(data, spec, precision, source, engine, identity)
 
@@ -364,6 +369,11 @@ def _too_short_for(settings: TrainSettings, bn_decay: float, config: Any) -> Ite
             f"try: {' '.join(f'--{name}={enough}' for name in slow)}"
         )
     kimg = settings.batch * updates / KIMG
+    if updates < settings.updates(settings.train_kimg):
+        yield (
+            f"the run ends after {settings.epochs} report periods (--epochs), at {kimg:g} of "
+            f"{settings.train_kimg:g} kimg; try: a larger --epochs or --report_kimg"
+        )
     if getattr(config, "warmup_kimg", 0) > kimg:
         yield (
             f"the run ends at {kimg:g} kimg, before --warmup_kimg={config.warmup_kimg:g} is over; "
@@ -426,16 +436,30 @@ def _identity(
     identity |= {f"{role} set's SHA-256": s["sha256"] for role, s in data.sources.items()}
     identity |= {f"{role} images": count for role, count in data.counts().items()}
     identity["classes"] = list(data.classes)
-    identity["weights from"] = request.load_checkpoint
+    start = request.load_checkpoint
+    identity["weights from"] = os.path.abspath(start) if start else ""
     # Named only where it is used, so that runs of earlier versions can be continued.
     if request.data.use_pseudo_labels:
         identity["use_pseudo_labels"] = True
     return json.loads(json_text(identity))
 
 
+def _continues(request: RunRequest, identity: dict[str, Any]) -> bool:
+    """Whether there is a checkpoint that the run would go on from."""
+    if request.fresh:
+        return False
+    folder = RunFolder(folder_of(request))
+    found = loop.find_checkpoint(folder, request.settings, identity, lambda text: None)
+    return found is not None
+
+
 def _start_from(engine: Engine, source: str) -> None:
     """Takes over another classifier's weights, all but the head, raw and averaged alike."""
-    donor = Classifier.load(source)
+    try:
+        donor = Classifier.load(source)
+    except CheckpointError as error:
+        remedy = "a run folder, its model/ or a checkpoint for --load_checkpoint"
+        raise CheckpointError(error.what, error.where, remedy) from error
     values = {name: v.numpy() for name, v in donor.network.variables_by_name().items()}
     for name, variable in engine.network.variables_by_name().items():
         if name.startswith("head/"):
@@ -537,8 +561,10 @@ def _save_views(folder: RunFolder, source: TrainingInput, engine: Engine) -> Non
     ``mixed.npz`` holds what the network is then trained on, where the method mixes the views.
     """
     batch = engine.finished(source.part(tf.constant(0, tf.int64)))
-    fed = _pixels(engine.first_input(batch))
-    if not any(np.array_equal(fed, _pixels(view)) for view in batch.labeled.values()):
+    read = engine.first_input(batch)
+    fed = None if read is None else _pixels(read)
+    plain = [_pixels(view) for view in batch.labeled.values()]
+    if fed is not None and not any(np.array_equal(fed, view) for view in plain):
         _save_arrays(folder.views / "mixed.npz", {"images": fed})
     labels = batch.labels.numpy()[:_VIEW_IMAGES]
     for kind, views in (("labeled", batch.labeled), ("unlabeled", batch.unlabeled)):

@@ -103,6 +103,10 @@ def test_an_unknown_option_names_the_nearest(tmp_path):
 def test_options_are_checked_before_anything_is_read(tmp_path):
     with pytest.raises(UsageError, match="--percent_mask"):
         api.train("digits.1@20-0", tmp_path, percent_mask=2.0)
+    with pytest.raises(UsageError, match="'no' is not True or False"):
+        api.train("digits.1@20-0", tmp_path, ema_guess="no")
+    with pytest.raises(UsageError, match="is not a whole number"):
+        api.train("digits.1@20-0", tmp_path, seed=1.5)
     with pytest.raises(UsageError, match="not a dataset name"):
         api.train("digits", tmp_path)
 

@@ -20,7 +20,7 @@ MAPPINGS = ("convex", "linear", "concave", "low_limit")
 
 @register("flexmatch")
 class FlexMatch(WeakStrong):
-    """FixMatch with curriculum pseudo labelling; all thresholds start at 0."""
+    """FixMatch with curriculum pseudo labelling; convex thresholds start at 0."""
 
     @dataclass(frozen=True)
     class Config(ThresholdConfig):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from realmix_tf.errors import UsageError
 from realmix_tf.lazy import tf
 from realmix_tf.methods import (
     alignment,
@@ -89,6 +90,12 @@ class ReMixMatch(Method):
         return Views(unlabeled=("weak", *strong))
 
     def check(self, replicas: int) -> None:
+        if self.config.p_unlabeled and not self.config.use_dm:
+            raise UsageError(
+                "guesses are not aligned, so these shares would not be used",
+                "--p_unlabeled",
+                "leave out --nouse_dm",
+            )
         if self.config.w_rot:
             rotation.check(self.task, "--w_rot=0", self.task.batch // replicas)
 

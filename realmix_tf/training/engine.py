@@ -184,8 +184,10 @@ class Engine:
         named |= {f"optimizer/{v.path.partition('/')[2]}": v for v in self.optimizer.variables}
         return named
 
-    def first_input(self, batch: Batch) -> tf.Tensor:
+    def first_input(self, batch: Batch) -> tf.Tensor | None:
         """The images the first trained pass of update 0 would read: float32 [N, H, W, C].
+
+        None where no pass moves the statistics of batch normalisation.
 
         The method runs with a stand-in for the network, so this costs no computation of note.
 
@@ -208,7 +210,7 @@ class Engine:
         update, weights = tf.constant(0, tf.int64), self._head_weights()
         context = StepContext(update, self.settings, self.state, weights, 1, blank)
         self.method.losses(batch, blank, context)
-        return fed[0]
+        return fed[0] if fed else None
 
     def finished(self, batch: Batch) -> Batch:
         """A batch of the input as ``losses`` reads it: learned views made by the current rates."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +43,14 @@ def run_name(method: str, changed: Mapping[str, Any], seed: int) -> str:
     return name
 
 
+def path_word(path: str) -> str:
+    """A path in a run's name: its last part, and a digest of the whole."""
+    digest = hashlib.sha256(os.path.abspath(path).encode()).hexdigest()[:6]
+    return f"{Path(path).name}-{digest}"
+
+
 def _word(value: Any) -> str:
-    text = f"{value:g}" if isinstance(value, float) else str(value)
+    text = str(value)
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        text = f"{value:g}"
     return re.sub(r"[^A-Za-z0-9_.,+-]", "", text)

@@ -128,14 +128,12 @@ def test_settings_for_longer_runs_are_named_before_one_starts(data: Path, tmp_pa
     long_enough = run(*words, "--method=mixmatch", "--warmup_kimg=1")
     assert "few for" not in long_enough.stderr
     assert "warmup" not in long_enough.stderr
-    short = run(*words, "--method=mixmatch", "--ema=0.999")
+    short = run(*words, "--method=mixmatch", "--ema=0.999", "--epochs=1")
     assert short.returncode == 0
+    assert "note: 64 updates are few for --ema=0.999, averages over the last 1000; " in short.stderr
+    assert "try: --ema=0.84\n" in short.stderr
     assert (
-        "note: 128 updates are few for --ema=0.999, averages over the last 1000; " in short.stderr
-    )
-    assert "try: --ema=0.92\n" in short.stderr
-    assert (
-        "ends at 2 kimg, before --warmup_kimg=1024 is over; try: --warmup_kimg=1\n"
+        "ends at 1 kimg, before --warmup_kimg=1024 is over; try: --warmup_kimg=0.5\n"
         in short.stderr
     )
 
@@ -307,6 +305,29 @@ def test_fine_tuning_starts_from_all_but_the_head(finished, data: Path, tmp_path
     assert not np.array_equal(new["head/kernel"], old["head/kernel"])
 
 
+def test_a_fine_tuned_run_needs_its_donor_only_to_start(
+    finished, data: Path, tmp_path: Path
+) -> None:
+    folder, _, _ = finished
+    runs = []
+    for name in ("one", "two"):
+        donor = tmp_path / name / "model"
+        shutil.copytree(folder / "model", donor)
+        words = ["--json", "--method=supervised", f"--load_checkpoint={donor}"]
+        words += [*squares.small_flags(data, tmp_path / "runs"), "--train_kimg=0.25"]
+        started = run(*words)
+        assert started.returncode == 0, started.stderr
+        shutil.rmtree(donor)
+        again = run(*words)
+        assert again.returncode == 0, again.stderr
+        assert json.loads(again.stdout)["updates_trained_now"] == 0
+        runs.append(json.loads(again.stdout)["run"])
+    assert runs[0] != runs[1]
+    refused = run(*words, "--fresh")
+    assert refused.returncode == 5
+    assert "for --load_checkpoint" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "code", "expected"),
     [
@@ -321,6 +342,7 @@ def test_fine_tuning_starts_from_all_but_the_head(finished, data: Path, tmp_path
         (["--method=remixmatch", "--batch=14"], 2, "do not divide into 4 blocks"),
         (["--method=freematch", "--clip_low=0.9", "--clip_high=0.5", "--uratio=2"], 2, "--clip"),
         (["--method=mixmatch", "--p_unlabeled=0.5,0.5"], 2, "--p_unlabeled"),
+        (["--method=remixmatch", "--nouse_dm", "--p_unlabeled=1"], 2, "leave out --nouse_dm"),
         (["--recipe=lion"], 2, "--recipe"),
         (["--augment=d.d.rax"], 2, "strong slot"),
         (["--augment=d.rac.d"], 2, "weak slot"),

@@ -290,3 +290,29 @@ def test_a_distribution_that_is_none_is_a_usage_error(text):
 
 def test_a_distribution_is_normalised():
     assert parse_distribution("2, 1,1", 3).numpy().tolist() == [0.5, 0.25, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"flag": "no"}, "'no' is not True or False (--flag)"),
+        ({"flag": 1}, "1 is not True or False (--flag)"),
+        ({"count": 2.5}, "2.5 is not a whole number (--count)"),
+        ({"count": True}, "True is not a whole number (--count)"),
+        ({"share": "0.9"}, "'0.9' is not a number (--share)"),
+        ({"share": True}, "True is not a number (--share)"),
+        ({"text": [0.1]}, "[0.1] is not text (--text)"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_and_named(change, words):
+    @dataclass(frozen=True)
+    class Config:
+        flag: bool = base.option(False, "")
+        count: int = base.option(2, "", 1)
+        share: float = base.option(0.5, "", 0, 1)
+        text: str = base.option("", "")
+
+    check_options(Config(share=1))
+    with pytest.raises(UsageError) as caught:
+        check_options(Config(**change))
+    assert words in str(caught.value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from realmix_tf.training.run_folder import RunFolder, run_name
+from realmix_tf.training.run_folder import RunFolder, path_word, run_name
 
 
 def test_a_name_lists_what_differs_sorted_by_flag_and_the_seed():
@@ -13,6 +13,15 @@ def test_a_name_lists_what_differs_sorted_by_flag_and_the_seed():
         "RealMix_filters16_percent_mask0.5_tsalinear_schedule_w_match50_seed3"
     )
     assert run_name("Supervised", {}, 0) == "Supervised_seed0"
+
+
+def test_what_differs_a_little_has_another_name():
+    near = [run_name("M", {"lr": value}, 0) for value in (0.1, 0.1000000001, 0.10000000001)]
+    assert near[0] == "M_lr0.1_seed0"
+    assert len(set(near)) == 3
+    assert path_word("a/model") != path_word("b/model")
+    assert path_word("a/model") == path_word("./a/../a/model/")
+    assert path_word("a/model").startswith("model-")
 
 
 def test_hostile_values_cannot_leave_the_folder():
