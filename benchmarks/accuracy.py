@@ -4,8 +4,9 @@
 Every cell is a split and a training by realmix.py, with the same number of updates, batch, network
 and weak policy; only the method differs. A cell's score is the median test accuracy of its last
 evaluations, of the averaged weights. What is done is kept: the same command goes on where it
-stopped, in the middle of a training too. Writes the board into docs/RESULTS.md, and a plot; both
-show every finished training of the folder, so a board can grow command by command.
+stopped, in the middle of a training too. Writes the scores into docs/accuracy.json, and from them
+the board in docs/RESULTS.md and a plot. Scores that are there already stay, unless their flags are
+no longer those of this file, so a board can grow command by command and machine by machine.
 
   python benchmarks/accuracy.py --folder=study --sets=digits
   python benchmarks/accuracy.py --folder=study --sets=digits,cifar10 --pictures=cifar10_images.zip
@@ -27,7 +28,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -176,6 +177,7 @@ def main() -> int:
     parser.add_argument("--seeds", default="", help="of split, weights and augmentation, likewise")
     parser.add_argument("--pictures", default="", help="CIFAR-10's pictures: zip file or folder")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so many")
+    parser.add_argument("--scores", default=str(ROOT / "docs" / "accuracy.json"))
     parser.add_argument("--results", default=str(ROOT / "docs" / "RESULTS.md"))
     parser.add_argument("--plot", default=str(ROOT / "docs" / "images" / "accuracy.png"))
     arguments = parser.parse_args()
@@ -191,10 +193,12 @@ def main() -> int:
     except Stopped:
         print("stopped; the same command goes on from here", file=sys.stderr)
     missing = [cell for cell in cells if not finished(cell, folder)]
-    done = {cell: score_of(cell, folder) for cell in cells_in(folder) if finished(cell, folder)}
+    done = read_scores(Path(arguments.scores))
+    done |= {cell: score_of(cell, folder) for cell in cells_in(folder) if finished(cell, folder)}
     text = board(done)
     print(text)
     if done:
+        write_scores(Path(arguments.scores), done)
         write_into(Path(arguments.results), text)
         draw(done, Path(arguments.plot))
     return 1 if missing else 0
@@ -337,6 +341,37 @@ def score_of(cell: Cell, folder: Path) -> Score:
     timing = read_lines(run / "timing.jsonl").lines
     last = STUDIES[cell.study].last
     return Score(statistics.median(accuracies[-last:]), sum(line["seconds"] for line in timing))
+
+
+def read_scores(path: Path) -> dict[Cell, Score]:
+    """The scores of a file whose trainings had the flags they would have today."""
+    scores = {}
+    for line in json.loads(path.read_text("utf-8"))["scores"] if path.exists() else ():
+        cell = Cell(line["set"], line["method"], line["labels"], line["seed"])
+        if cell.study in STUDIES and line["flags"] == flags_of(cell):
+            scores[cell] = Score(line["accuracy"], line["seconds"])
+    return scores
+
+
+def write_scores(path: Path, scores: dict[Cell, Score]) -> None:
+    """Writes what ``read_scores`` reads, one score a line."""
+    from realmix_tf.files import write_text
+
+    lines = [
+        json.dumps(
+            {
+                "set": cell.study,
+                "method": cell.method,
+                "labels": cell.labels,
+                "seed": cell.seed,
+                "accuracy": round(score.accuracy, 4),
+                "seconds": round(score.seconds),
+                "flags": flags_of(cell),
+            }
+        )
+        for cell, score in sorted(scores.items(), key=lambda item: astuple(item[0]))
+    ]
+    write_text(path, '{"scores": [\n' + ",\n".join(lines) + "\n]}\n")
 
 
 @dataclass(frozen=True)
