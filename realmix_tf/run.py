@@ -377,7 +377,7 @@ def _too_short_for(settings: TrainSettings, bn_decay: float, config: Any) -> Ite
     if getattr(config, "warmup_kimg", 0) > kimg:
         yield (
             f"the run ends at {kimg:g} kimg, before --warmup_kimg={config.warmup_kimg:g} is over; "
-            f"try: --warmup_kimg={kimg / 2:.3g}"
+            f"try: --warmup_kimg={kimg:g} or less"
         )
 
 

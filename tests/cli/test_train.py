@@ -133,7 +133,7 @@ def test_settings_for_longer_runs_are_named_before_one_starts(data: Path, tmp_pa
     assert "note: 64 updates are few for --ema=0.999, averages over the last 1000; " in short.stderr
     assert "try: --ema=0.84\n" in short.stderr
     assert (
-        "ends at 1 kimg, before --warmup_kimg=1024 is over; try: --warmup_kimg=0.5\n"
+        "ends at 1 kimg, before --warmup_kimg=1024 is over; try: --warmup_kimg=1 or less\n"
         in short.stderr
     )
 
