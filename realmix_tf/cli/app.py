@@ -89,7 +89,8 @@ def execute(
     except RealmixError as error:
         return _fail(error, error.exit_code, debug)
     except KeyboardInterrupt as error:
-        print("interrupted; what is not complete does not count as finished", file=sys.stderr)
+        text = "interrupted; what is not complete does not count as finished"
+        print(f"{text}; try: the same command again", file=sys.stderr)
         return 143 if isinstance(error, Terminated) else 130
     except MemoryError as error:
         return _fail(error, 4, debug, "out of memory; try: a smaller --batch or smaller images")

@@ -70,9 +70,8 @@ def test_every_error_is_one_line_on_stderr_with_its_exit_code(capsys, error, cod
 
 def test_ctrl_c_exits_with_130(capsys):
     assert execute([], raising(KeyboardInterrupt())) == 130
-    assert (
-        capsys.readouterr().err == "interrupted; what is not complete does not count as finished\n"
-    )
+    text = "interrupted; what is not complete does not count as finished"
+    assert capsys.readouterr().err == f"{text}; try: the same command again\n"
 
 
 def test_sigterm_cleans_up_and_exits_with_143(capsys):

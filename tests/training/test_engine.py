@@ -260,9 +260,21 @@ def test_the_loss_that_is_minimised_is_the_weighted_sum_of_the_terms():
     np.testing.assert_allclose(metrics["loss/total"], total, rtol=1e-6)
 
 
-def test_the_ramp_and_the_progress_follow_the_images_seen():
-    seen = []
+def test_the_first_input_is_what_the_pass_that_moves_the_statistics_reads():
+    (batch,) = batches(1, 2)
+    plain = Engine(method("supervised"), SPEC, settings()).first_input(batch)
+    np.testing.assert_array_equal(plain, batch.labeled["weak"])
+    mixed = Engine(method("mixmatch"), SPEC, settings()).first_input(batch)
+    assert mixed.shape == (ROWS, 8, 8, 1)
+    assert not np.array_equal(mixed, batch.labeled["weak"])
 
+
+def test_there_is_no_first_input_where_no_pass_moves_the_statistics():
+    engine = Engine(Silent(NoOptions(), TASK), SPEC, settings())
+    assert engine.first_input(batches(1)[0]) is None
+
+
+def test_the_ramp_and_the_progress_follow_the_images_seen():
     class Watches(Silent):
         def losses(self, batch, network, context):
             result = super().losses(batch, network, context)
