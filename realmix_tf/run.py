@@ -180,6 +180,8 @@ class _Prepared:
 def _prepare(request: RunRequest, say: logs.Progress) -> _Prepared:
     method_class = get_method(request.method)
     settings = request.settings
+    # Before anything else of TensorFlow, which could not split the processor afterwards.
+    strategy = devices.strategy_for(settings.devices)
     if request.baseline:
         load_run(Path(request.baseline))
     augmentation = codes.parse(settings.augment, request.data.name.dataset, method_class.augment)
@@ -188,7 +190,7 @@ def _prepare(request: RunRequest, say: logs.Progress) -> _Prepared:
     method = method_class(request.config or method_class.Config(), _task(data, settings.batch))
     for note in _too_short_for(settings, spec.bn_decay, method.config):
         say.line(f"note: {note}")
-    method.check(replicas=1)
+    method.check(replicas=settings.devices)
     views = method.views()
     strong = augmentation.strong.strong
     if strong and not any(name.startswith("strong") for name in views.labeled + views.unlabeled):
@@ -204,11 +206,13 @@ def _prepare(request: RunRequest, say: logs.Progress) -> _Prepared:
         slot_policies(augmentation, learner),
         settings.batch,
         settings.seed,
+        settings.devices,
         shuffle=settings.shuffle > 0,
     )
     precision = devices.resolve_precision(settings.precision)
     identity = _identity(request, method, spec, precision, data, augmentation.name)
-    engine = Engine(method, spec, settings, precision, learned=source.learned)
+    # Batch statistics over all devices, so that several do what one would.
+    engine = Engine(method, spec, settings, precision, strategy, True, source.learned)
     # A run that has a checkpoint of its own no longer needs what it started from.
     if request.load_checkpoint and not _continues(request, identity):
         _start_from(engine, request.load_checkpoint)
@@ -431,6 +435,10 @@ def _identity(
     """What must not change while a run continues; compared as JSON."""
     settings = asdict(request.settings) | {"precision": precision, "augment": policy}
     del settings["keep_ckpt"]
+    # What came later is named only where it is used, so that runs of earlier versions can be
+    # continued.
+    if settings["devices"] == 1:
+        del settings["devices"]
     identity: dict[str, Any] = {"method": method.name, **settings, **asdict(method.config)}
     identity |= {f"network {name}": value for name, value in spec.to_json().items()}
     identity |= {f"{role} set's SHA-256": s["sha256"] for role, s in data.sources.items()}
@@ -438,7 +446,6 @@ def _identity(
     identity["classes"] = list(data.classes)
     start = request.load_checkpoint
     identity["weights from"] = os.path.abspath(start) if start else ""
-    # Named only where it is used, so that runs of earlier versions can be continued.
     if request.data.use_pseudo_labels:
         identity["use_pseudo_labels"] = True
     return json.loads(json_text(identity))
@@ -514,7 +521,7 @@ def _describe(
         folder.env,
         {
             "command": list(request.command),
-            "device": devices.describe(),
+            "device": devices.describe(request.settings.devices),
             "precision": precision,
             "versions": {
                 "realmix-tf": version.__version__,
@@ -536,7 +543,7 @@ def _introduce(
     settings = request.settings
     say.line(f"{request.method} on {request.data.name}: {counts}; {len(data.classes)} classes")
     say.line(
-        f"{devices.describe()}, {precision}, batch {settings.batch}, "
+        f"{devices.describe(settings.devices)}, {precision}, batch {settings.batch}, "
         f"{settings.total_updates} updates; {folder.path}"
     )
 

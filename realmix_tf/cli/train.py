@@ -41,7 +41,7 @@ _DATA = (
 )  # fmt: skip
 _LENGTH = (
     "train_kimg", "report_kimg", "save_kimg", "keep_ckpt", "epochs", "train_dir", "fresh", "seed",
-    "precision", "load_checkpoint", "baseline",
+    "precision", "devices", "load_checkpoint", "baseline",
 )  # fmt: skip
 _INSTEAD = (
     "dry_run", "eval_ckpt", "perform_inference", "inference_dir", "inference_ckpt",

@@ -17,7 +17,7 @@ from realmix_tf.methods.base import Batch, Views
 from realmix_tf.randomness import uniforms
 from realmix_tf.training.learned_views import PROBE, Unfinished
 
-_PREFETCH = 4
+_PREFETCH = 4  # updates
 
 
 class TrainingInput:
@@ -95,7 +95,7 @@ class TrainingInput:
         options = tf.data.Options()
         options.autotune.enabled = False
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-        return batches.prefetch(_PREFETCH).with_options(options)
+        return batches.prefetch(_PREFETCH * self.replicas).with_options(options)
 
     def part(self, number: tf.Tensor) -> Batch:
         """The part of an update that one replica reads: number = update·replicas + replica."""

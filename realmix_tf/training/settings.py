@@ -43,6 +43,9 @@ class TrainSettings:
     precision: str = option(
         "auto", "auto is bfloat16 where the processor has units for it.", choices=PRECISIONS
     )
+    devices: int = option(
+        1, "GPUs that share each batch; without a GPU, as many parts of the processor.", 1, 256
+    )
     augment: str = option(
         "auto",
         "Augmentation codes labelled.weak.strong such as d.d.rac, or the weak policy that d stands "

@@ -168,10 +168,12 @@ def test_killed_again_and_again_it_ends_bit_for_bit_the_same(
     assert (resumed / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.parametrize("devices", [1, 2])
 def test_a_killed_run_that_learns_its_augmentation_ends_bit_for_bit_the_same(
-    data: Path, tmp_path: Path
+    data: Path, tmp_path: Path, devices: int
 ) -> None:
     method = ["--method=fixmatch", "--uratio=2", "--confidence=0.5", "--train_kimg=0.5"]
+    method.append(f"--devices={devices}")
     folders = []
     for name, kill in (("whole", False), ("killed", True)):
         flags = squares.small_flags(data, tmp_path / name)
@@ -195,6 +197,25 @@ def test_a_killed_run_that_learns_its_augmentation_ends_bit_for_bit_the_same(
     assert values[0] == values[1]
     whole, killed = ((folder / "metrics.jsonl").read_bytes() for folder in folders)
     assert whole == killed
+
+
+def test_two_devices_train_what_one_trains(data: Path, tmp_path: Path) -> None:
+    words = ["--json", *squares.small_flags(data, tmp_path), "--method=uda", "--uratio=2"]
+    reports, models = [], []
+    for devices in (1, 2):
+        done = run(*words, "--train_kimg=0.25", f"--devices={devices}")
+        assert done.returncode == 0, done.stderr
+        assert ("as 2 devices" in done.stderr) == (devices == 2)
+        folder = Path(json.loads(done.stdout)["run"])
+        reports.append(json.loads((folder / "metrics.jsonl").read_text()))
+        models.append(np.load(folder / "model" / "weights.npz"))
+        assert ("devices2" in folder.name) == (devices == 2)
+    one, two = (report["train"] for report in reports)
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        assert two[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
+    for name in models[0]:
+        np.testing.assert_allclose(models[1][name], models[0][name], rtol=1e-2, atol=1e-3)
 
 
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
