@@ -124,7 +124,7 @@ STUDIES = {
         "50,000 to train on and 10,000 to test with; a WRN-10-1 (16 to 64 channels), 256 kimg "
         "(4,096 updates of 64)",
         labels=(250,),
-        seeds=(1,),
+        seeds=(1, 2),
         methods=(
             "supervised",
             "mixmatch",
@@ -415,7 +415,7 @@ def board(done: dict[Cell, Score]) -> str:
             parts += [
                 f"### {study.title}, {labels} labels",
                 "",
-                f"Budget: {study.budget}; {hours:.1f} hours of training in all. `{flags}`",
+                f"Budget: {study.budget}; {hours:.1f} core hours of training in all. `{flags}`",
                 "",
                 *table(rows, study),
                 "",
