@@ -212,7 +212,9 @@ def _prepare(request: RunRequest, say: logs.Progress) -> _Prepared:
     precision = devices.resolve_precision(settings.precision)
     identity = _identity(request, method, spec, precision, data, augmentation.name)
     # Batch statistics over all devices, so that several do what one would.
-    engine = Engine(method, spec, settings, precision, strategy, True, source.learned)
+    engine = Engine(
+        method, spec, settings, precision, strategy, synchronized=True, learned=source.learned
+    )
     # A run that has a checkpoint of its own no longer needs what it started from.
     if request.load_checkpoint and not _continues(request, identity):
         _start_from(engine, request.load_checkpoint)
